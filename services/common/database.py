@@ -1,0 +1,115 @@
+"""A service's own database: SQLite in a file of its own, or its schema in a shared PostgreSQL."""
+
+import asyncio
+import fcntl
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import alembic.command
+import alembic.config
+from sqlalchemy import Connection, event, make_url, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import StaticPool
+
+LOCK_WAIT_S = 30
+
+
+class Database:
+    """Transactions on one service's tables.
+
+    `transaction()` commits when its block ends and rolls back when it raises; on SQLite writers take the
+    lock at BEGIN, one after the other, so that a transaction never fails half-way for want of it.
+    """
+
+    def __init__(self, url: str, service: str) -> None:
+        self.url = make_url(url)
+        self.service = service
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self._engine = _sqlite_engine(url) if self.is_sqlite else _postgresql_engine(url, service)
+        self._one_writer = asyncio.Lock()
+
+    async def open(self, migrations: Path) -> None:
+        """Brings the schema up to date: one process at a time, whoever starts first."""
+        if self.is_sqlite:
+            await self._migrate_sqlite(migrations)
+        else:
+            await self._migrate_postgresql(migrations)
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        if self.is_sqlite:
+            # The one connection is shared: transactions follow one another.
+            async with self._one_writer, self._engine.begin() as connection:
+                yield connection
+        else:
+            async with self._engine.begin() as connection:
+                yield connection
+
+    async def check(self) -> None:
+        """Raises what the driver raises when the database does not answer."""
+        async with self.transaction() as connection:
+            await connection.execute(text("SELECT 1"))
+
+    async def _migrate_sqlite(self, migrations: Path) -> None:
+        path = Path(self.url.database or "")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_suffix(".lock").open("w") as lock:
+            await asyncio.wait_for(asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX), LOCK_WAIT_S)
+            async with self._engine.begin() as connection:
+                await connection.run_sync(_upgrade, migrations)
+
+    async def _migrate_postgresql(self, migrations: Path) -> None:
+        key = int.from_bytes(hashlib.sha256(f"hzel:{self.service}".encode()).digest()[:7], "big")
+        async with self._engine.begin() as connection:
+            await connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_WAIT_S}s'"))
+            await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+            await connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{self.service}"'))
+            await connection.run_sync(_upgrade, migrations)
+
+
+def _upgrade(connection: Connection, migrations: Path) -> None:
+    config = alembic.config.Config()
+    config.set_main_option("script_location", str(migrations).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    alembic.command.upgrade(config, "head")
+
+
+def _sqlite_engine(url: str) -> AsyncEngine:
+    engine = create_async_engine(url, poolclass=StaticPool)
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def prepare(connection: Any, _record: object) -> None:
+        # SQLAlchemy, not the driver, begins transactions.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        for pragma in (
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "foreign_keys = ON",
+            "busy_timeout = 10000",
+        ):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _postgresql_engine(url: str, service: str) -> AsyncEngine:
+    return create_async_engine(
+        url,
+        pool_size=8,
+        max_overflow=8,
+        pool_timeout=10,
+        pool_pre_ping=True,
+        connect_args={"server_settings": {"search_path": service}, "timeout": 10, "command_timeout": 30},
+    )

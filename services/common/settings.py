@@ -1,0 +1,75 @@
+"""What the environment decides, read once in a service's `__main__` and passed down."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from services.common.hardware import cpu_count, memory_mb, node_name
+
+
+class Settings(BaseSettings):
+    """One field per `HZEL_…` variable; the README's table lists them all (a test compares the two)."""
+
+    model_config = SettingsConfigDict(env_prefix="HZEL_", frozen=True, extra="ignore")
+
+    instance: str = Field("hzel", description="names of links, cgroups, nft tables and the containerd namespace")
+    state_dir: Path = Field(Path("/var/lib/hzel"), description="everything that must survive a reboot")
+    run_dir: Path = Field(Path("/run/hzel"), description="sockets, FIFOs and mounts")
+    listen: str = Field("127.0.0.1:8080", description="address and port of the REST gateway")
+    database_url: str = Field("", description="PostgreSQL URL; empty: one SQLite file per service")
+    nats_url: str = Field("nats://127.0.0.1:4222", description="NATS server with JetStream")
+    containerd: str = Field("", description="socket of a containerd to use; empty: a private one")
+    node_name: str = Field(default_factory=node_name, description="this machine's name among the nodes")
+    runtime: Literal["crun", "runc"] = Field("crun", description="OCI runtime of containers that name none")
+    default_image: str = Field("hzel/debian:12", description="image of containers that name none")
+    subnet: str = Field("", description="IPv4 network of the containers; empty: a free one is chosen and kept")
+    dns: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="resolvers of the containers, comma-separated; empty: the host's"
+    )
+    max_cpu_cores: int = Field(default_factory=cpu_count, ge=1, description="most cores a container may ask for")
+    max_memory_mb: int = Field(default_factory=memory_mb, ge=32, description="most memory a container may ask for")
+    max_disk_gb: int = Field(256, ge=1, description="largest disk a container may ask for")
+    pids_limit: int = Field(4096, ge=16, description="processes and threads per container")
+    start_timeout_s: float = Field(30.0, gt=0, description="after that long an unconfirmed start is a failure")
+    create_concurrency: int = Field(4, ge=1, description="containers brought up at the same time")
+    seccomp_profile: Path = Field(
+        Path("/usr/share/containers/seccomp.json"), description="seccomp profile in Docker's format"
+    )
+    init_path: Path = Field(Path("/usr/bin/tini-static"), description="static init that becomes PID 1")
+    log_format: Literal["json", "console"] = Field("json", description="form of the log lines")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level logged")
+
+    @field_validator("instance")
+    @classmethod
+    def _instance_is_short(cls, value: str) -> str:
+        if not re.fullmatch(r"[a-z][a-z0-9]{1,7}", value):
+            raise ValueError("two to eight lower-case letters and digits, a letter first")
+        return value
+
+    @field_validator("dns", mode="before")
+    @classmethod
+    def _split_commas(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @property
+    def containerd_socket(self) -> Path:
+        return Path(self.containerd) if self.containerd else self.run_dir / "containerd" / "containerd.sock"
+
+    @property
+    def lifecycle_socket(self) -> Path:
+        return self.run_dir / "lifecycle.sock"
+
+    @property
+    def admin_token_file(self) -> Path:
+        return self.state_dir / "admin-token"
+
+    def database(self, service: str) -> str:
+        """The SQLAlchemy URL of one service's own database (SQLite) or of the shared one (PostgreSQL)."""
+        if not self.database_url:
+            return f"sqlite+aiosqlite:///{self.state_dir / service / (service + '.db')}"
+        return re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql+asyncpg://", self.database_url)

@@ -1,0 +1,64 @@
+"""The control groups of containers: what they say about memory kills, and taking empty ones away."""
+
+import os
+import shutil
+from pathlib import Path
+
+CGROUP_ROOT = Path("/sys/fs/cgroup")
+
+
+class Cgroups:
+    """Groups below `/<instance>`, on version 1 (a tree per controller) and version 2 (one tree)."""
+
+    def __init__(self, instance: str, root: Path = CGROUP_ROOT) -> None:
+        self.parent = f"/{instance}"
+        unified = (root / "cgroup.controllers").exists()
+        self._trees = [root] if unified else sorted({tree.resolve() for tree in root.iterdir() if tree.is_dir()})
+        self._events = ("memory.events", root) if unified else ("memory.oom_control", root / "memory")
+
+    def path(self, container_id: str) -> str:
+        """The group as the runtime specification names it."""
+        return f"{self.parent}/{container_id}"
+
+    def memory_kills(self, container_id: str) -> int:
+        """Processes the kernel has killed for want of memory; 0 where the group is gone."""
+        name, tree = self._events
+        try:
+            text = (tree / self.path(container_id)[1:] / name).read_text()
+        except OSError:
+            return 0
+        return memory_kills(text)
+
+    def remove(self, container_id: str) -> None:
+        """Removes what the runtime left of a container's groups, children first; processes must be gone."""
+        for tree in self._trees:
+            group = tree / self.path(container_id)[1:]
+            if not (tree / "cgroup.procs").exists():
+                # Not a tree of groups: where version 2 is hidden from crun, it takes a plain folder for one.
+                shutil.rmtree(group, ignore_errors=True)
+            for folder, _, _ in os.walk(group, topdown=False):
+                Path(folder).rmdir()
+
+    def container_ids(self) -> set[str]:
+        """Of every group there is below ours."""
+        found: set[str] = set()
+        for tree in self._trees:
+            parent = tree / self.parent[1:]
+            if parent.is_dir():
+                found |= {entry.name for entry in parent.iterdir() if entry.is_dir()}
+        return found
+
+    def remove_parent(self) -> None:
+        for tree in self._trees:
+            parent = tree / self.parent[1:]
+            if parent.is_dir():
+                parent.rmdir()
+
+
+def memory_kills(text: str) -> int:
+    """Reads `oom_kill` from memory.events (version 2) or memory.oom_control (version 1)."""
+    for line in text.splitlines():
+        name, _, value = line.partition(" ")
+        if name == "oom_kill":
+            return int(value)
+    return 0

@@ -1,0 +1,55 @@
+"""A container as lifecycle knows it: one row, frozen."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from services.lifecycle.state import Desired, State
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the owner asked for, defaults filled in."""
+
+    name: str
+    image: str
+    command: tuple[str, ...]
+    env: Mapping[str, str]
+    labels: Mapping[str, str]
+    cpu_cores: int
+    memory_mb: int
+    disk_gb: int
+    runtime: str
+
+
+@dataclass(frozen=True)
+class Container:
+    """`state_reason` is empty, or a machine word, a colon and a sentence; `id_base` the first host uid."""
+
+    id: str
+    node_name: str
+    user_id: str
+    ctid: int
+    wanted: Wanted
+    id_base: int
+    ip_address: str
+    state: State
+    desired: Desired
+    state_reason: str
+    exit_code: int | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Change:
+    """A new state and what goes with it; None leaves a field as it is."""
+
+    state: State
+    reason: str = ""
+    desired: Desired | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    exit_code: int | None = None
+    forget_last_run: bool = False
