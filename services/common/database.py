@@ -3,18 +3,20 @@
 import asyncio
 import fcntl
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import alembic.command
 import alembic.config
-from sqlalchemy import Connection, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, Row, Select, create_engine, event, make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import StaticPool
 
 LOCK_WAIT_S = 30
+
+AnyRow = tuple[Any, ...]
 
 
 class Database:
@@ -29,6 +31,7 @@ class Database:
         self.service = service
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._engine = _sqlite_engine(url) if self.is_sqlite else _postgresql_engine(url, service)
+        self._reader = _sqlite_reader(self.url) if self.is_sqlite else None
         self._one_writer = asyncio.Lock()
 
     async def open(self, migrations: Path) -> None:
@@ -39,6 +42,8 @@ class Database:
             await self._migrate_postgresql(migrations)
 
     async def close(self) -> None:
+        if self._reader is not None:
+            self._reader.dispose()
         await self._engine.dispose()
 
     @asynccontextmanager
@@ -50,6 +55,19 @@ class Database:
         else:
             async with self._engine.begin() as connection:
                 yield connection
+
+    async def read_one(self, query: Select[*AnyRow], parameters: Mapping[str, Any]) -> Row[*AnyRow] | None:
+        """The one row of a query, or None, outside of any transaction: what is committed now.
+
+        For hot paths. On SQLite it switches to no other thread: a reader waits for nobody there, and what an
+        index finds takes microseconds.
+        """
+        if self._reader is not None:
+            with self._reader.connect() as reader:
+                return reader.execute(query, parameters).one_or_none()
+        async with self._engine.connect() as shared:
+            connection = await shared.execution_options(isolation_level="AUTOCOMMIT")
+            return (await connection.execute(query, parameters)).one_or_none()
 
     async def check(self) -> None:
         """Raises what the driver raises when the database does not answer."""
@@ -81,7 +99,7 @@ def _upgrade(connection: Connection, migrations: Path) -> None:
 
 
 def _sqlite_engine(url: str) -> AsyncEngine:
-    engine = create_async_engine(url, poolclass=StaticPool)
+    engine = create_async_engine(url, poolclass=StaticPool, hide_parameters=True)
 
     @event.listens_for(engine.sync_engine, "connect")
     def prepare(connection: Any, _record: object) -> None:
@@ -104,6 +122,12 @@ def _sqlite_engine(url: str) -> AsyncEngine:
     return engine
 
 
+def _sqlite_reader(url: URL) -> Engine:
+    return create_engine(
+        url.set(drivername="sqlite"), poolclass=StaticPool, isolation_level="AUTOCOMMIT", hide_parameters=True
+    )
+
+
 def _postgresql_engine(url: str, service: str) -> AsyncEngine:
     return create_async_engine(
         url,
@@ -111,5 +135,6 @@ def _postgresql_engine(url: str, service: str) -> AsyncEngine:
         max_overflow=8,
         pool_timeout=10,
         pool_pre_ping=True,
+        hide_parameters=True,
         connect_args={"server_settings": {"search_path": service}, "timeout": 10, "command_timeout": 30},
     )

@@ -46,13 +46,14 @@ _TABLE_MAIN, _PROTOCOL_STATIC, _SCOPE_UNIVERSE, _TYPE_UNICAST = 254, 4, 0, 1
 _SKIP_STATISTICS = 8
 # linux/if_link.h, linux/if_addr.h, linux/neighbour.h, linux/veth.h
 _LINK_MAC, _LINK_NAME, _LINK_MTU, _LINK_MASTER, _LINK_INFO = 1, 3, 4, 10, 18
-_LINK_GROUP, _LINK_NETNS, _LINK_MASK = 27, 28, 29
+_LINK_STATE, _LINK_GROUP, _LINK_NETNS, _LINK_MASK = 16, 27, 28, 29
+_STATE_UP = b"\6"
 _INFO_KIND, _INFO_DATA, _INFO_PORT = 1, 2, 5
 _VETH_PEER = 1
 _BRIDGE_STP, _BRIDGE_MULTICAST_SNOOPING = 5, 23
 _PORT_LEARNING, _PORT_UNICAST_FLOOD, _PORT_MULTICAST_FLOOD, _PORT_BROADCAST_FLOOD = 8, 9, 27, 30
 _PORT_ISOLATED, _PORT_LOCKED = 33, 39
-_UP = 0x1
+_UP, _NO_ARP = 0x1, 0x80
 _ADDRESS_PEER, _ADDRESS_LOCAL = 1, 2
 _NEIGHBOUR_IP, _NEIGHBOUR_MAC = 1, 2
 _STATE_STATIC, _STATE_PERMANENT, _FLAG_MASTER = 0x40, 0x80, 0x4
@@ -75,6 +76,7 @@ class Interface:
     index: int
     name: str
     group: int
+    operational: bool  # up, with a carrier, and the kernel has told all who must know
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class RouteSocket:
         self._socket.close()
 
     def apply(self, *requests: Request) -> None:
-        """The kernel does the requests in order and does not stop at a failure: the first is raised when all are done."""
+        """The kernel does the requests in order and does not stop at a failure: the first is raised at the end."""
         failure: OSError | None = None
         for start in range(0, len(requests), _BATCH):
             error = self._apply(requests[start : start + _BATCH])
@@ -279,8 +281,10 @@ def isolate(index: int) -> Request:
     return Request(_NEW_LINK, 0, _LINK.pack(0, 0, index, 0, 0) + nested(_LINK_INFO, nested(_INFO_PORT, port)))
 
 
-def bring_up(index: int) -> Request:
-    return Request(_NEW_LINK, 0, _LINK.pack(0, 0, index, _UP, _UP))
+def bring_up(index: int, *, arp: bool = True) -> Request:
+    """Without `arp`, the interface's own host neither asks nor answers there; what a bridge passes on is untouched."""
+    flags = _UP if arp else _UP | _NO_ARP
+    return Request(_NEW_LINK, 0, _LINK.pack(0, 0, index, flags, _UP | _NO_ARP))
 
 
 def delete_interface(name: str) -> Request:
@@ -365,7 +369,8 @@ def _interface(body: bytes) -> Interface:
     _, _, index, _, _ = _LINK.unpack_from(body)
     attributes = _attributes(body[_LINK.size :])
     name = attributes[_LINK_NAME].rstrip(b"\0").decode()
-    return Interface(index, name, int.from_bytes(attributes[_LINK_GROUP], sys.byteorder))
+    group = int.from_bytes(attributes[_LINK_GROUP], sys.byteorder)
+    return Interface(index, name, group, attributes[_LINK_STATE] == _STATE_UP)
 
 
 def _address(index: int, address: IPv4Interface) -> bytes:

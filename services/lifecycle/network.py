@@ -12,6 +12,7 @@ import asyncio
 import os
 import re
 import threading
+import time
 import uuid
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -34,6 +35,7 @@ NO_RESOLVER = "# The host names no resolver that a container could reach.\n"
 _INSTANCE = re.compile(r"[a-z][a-z0-9]{1,7}")
 _INSIDE = "eth0"
 _LOOPBACK_INDEX = 1
+_CARRIER_WITHIN_S, _CARRIER_POLL_S = 5.0, 0.0005
 _SYSCTL = Path("/proc/sys/net")
 
 
@@ -158,6 +160,7 @@ class Network:
                         netlink.bring_up(eth0),
                         netlink.default_route(eth0, self.gateway),
                     )
+                self._await_carrier(route, link)
             undo.pop_all()
 
     def _create(self, route: RouteSocket, link: Link, netns: int) -> None:
@@ -178,8 +181,19 @@ class Network:
             netlink.isolate(port),
             netlink.forwarding_entry(port, link.mac),
             netlink.neighbour(bridge, link.ip, link.mac),
-            netlink.bring_up(port),
+            # A container could fill the host's neighbour table through frames that go round the bridge.
+            netlink.bring_up(port, arp=False),
         )
+
+    def _await_carrier(self, route: RouteSocket, link: Link) -> None:
+        """Until the kernel has noticed in its own time that both ends are up, and that the bridge has a port again,
+        these drop whatever they get. Kernels since 6.8 notice when they are asked."""
+        deadline = time.monotonic() + _CARRIER_WITHIN_S
+        for name in (link.name, self._bridge):
+            while not (interface := route.find(name)) or not interface.operational:
+                if time.monotonic() > deadline:
+                    raise NetworkError(f"attach {link.name}: {name} has no carrier after {_CARRIER_WITHIN_S} s")
+                time.sleep(_CARRIER_POLL_S)
 
     def _detach(self, link: Link) -> None:
         with _network_errors(f"detach {link.name}"), RouteSocket() as route:

@@ -118,8 +118,8 @@ class Filter:
         return f"flush set bridge {self.instance} ports\n{self.add(ports)}"
 
     def _inet(self, uplinks: Collection[int]) -> str:
-        """What containers may reach. Frames that come straight from a port have gone round the bridge (it passes
-        link-local ones up, and one that was deleted filters nothing): they are nothing's business."""
+        """What containers may reach. What seems to come from a port and not from the bridge has gone round the
+        bridge table: the bridge hands link-local frames up unfiltered, and once it is deleted, everything."""
         not_uplink = f"oif != {{ {', '.join(map(str, sorted(uplinks)))} }}" if uplinks else ""
         return f"""table inet {self.instance} {{
   set flows {{ type ipv4_addr; size 65536; flags dynamic; }}
@@ -151,22 +151,16 @@ class Filter:
 }}"""
 
     def _bridge(self) -> str:
-        """Which frames a port may send: to the bridge itself, from its own addresses, IPv4 and ARP for the gateway.
-        Link-local frames skip prerouting: the input chain gets them."""
-        to_bridge = f"{{ {self.bridge_mac}, ff:ff:ff:ff:ff:ff }}"
+        """Which frames a port may send: IPv4 to the bridge itself and ARP for the gateway, from its own addresses."""
         return f"""table bridge {self.instance} {{
   set ports {{ type ifname . ether_addr . ipv4_addr; }}
   chain prerouting {{
     type filter hook prerouting priority dstnat; policy accept;
     iifgroup != {self.group} accept
     ether daddr {self.bridge_mac} ether type ip iifname . ether saddr . ip saddr @ports accept
-    ether daddr {to_bridge} ether type arp arp daddr ip {self.gateway} \
+    ether daddr {{ {self.bridge_mac}, ff:ff:ff:ff:ff:ff }} ether type arp arp daddr ip {self.gateway} \
 iifname . ether saddr . arp saddr ip @ports iifname . arp saddr ether . arp saddr ip @ports accept
     drop
-  }}
-  chain input {{
-    type filter hook input priority filter; policy accept;
-    iifgroup {self.group} ether daddr != {to_bridge} drop
   }}
 }}"""
 

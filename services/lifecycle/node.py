@@ -1,9 +1,11 @@
 """Puts the node's parts together, and chooses once what the node keeps: its subnet and its host ids."""
 
+import base64
 import json
 import os
 import platform
 import resource
+from collections.abc import Mapping
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from services.common.containerd.connection import Connection
 from services.common.containerd.containers import Containers
 from services.common.containerd.images import Images
 from services.common.containerd.seccomp import oci_seccomp
+from services.common.containerd.seccomp_bpf import SeccompError, compile_filter
 from services.common.containerd.spec import CAPABILITIES
 from services.common.containerd.tasks import Tasks
 from services.common.settings import Settings
@@ -27,6 +30,7 @@ from services.lifecycle.store import Store
 log = structlog.get_logger(__name__)
 
 OPEN_FILES_LIMIT = 524288
+CRUN_SECCOMP_PROGRAM = "run.oci.seccomp_bpf_data"
 
 
 async def choose_numbering(store: Store, settings: Settings) -> Numbering:
@@ -45,6 +49,7 @@ async def choose_numbering(store: Store, settings: Settings) -> Numbering:
 
 def build_node(settings: Settings, connection: Connection, subnet: IPv4Network) -> Node:
     disks = Disks(settings.state_dir / "disks", settings.state_dir / "disk-templates")
+    seccomp = _seccomp(settings.seccomp_profile)
     return Node(
         images=Images(connection),
         containers=Containers(connection),
@@ -55,13 +60,23 @@ def build_node(settings: Settings, connection: Connection, subnet: IPv4Network) 
         cgroups=Cgroups(settings.instance),
         files=NodeFiles(
             init=settings.init_path,
-            seccomp=_seccomp(settings.seccomp_profile),
+            seccomp=seccomp,
+            annotations=_compiled(seccomp),
             dns=settings.dns,
             pids_limit=settings.pids_limit,
             # The runtime sets limits inside the user namespace, where none can be raised any more.
             open_files_limit=min(OPEN_FILES_LIMIT, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),
         ),
     )
+
+
+def _compiled(seccomp: Mapping[str, object]) -> dict[str, str]:
+    """What spares crun the compilation. The section itself stays in the specification, for a crun that ignores this."""
+    try:
+        return {CRUN_SECCOMP_PROGRAM: base64.b64encode(compile_filter(seccomp)).decode()}
+    except SeccompError as error:
+        log.warning("seccomp_not_compiled", error=str(error))
+        return {}
 
 
 def _seccomp(profile: Path) -> dict[str, object]:

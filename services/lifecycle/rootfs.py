@@ -25,6 +25,10 @@ class RootFilesystems:
     def root(self, container_id: str) -> Path:
         return self.folder(container_id) / "rootfs"
 
+    def files(self, container_id: str) -> Path:
+        """A folder on the container's disk that is not part of its root filesystem."""
+        return self.folder(container_id) / "disk/files"
+
     async def mount(self, container_id: str, image: Image, id_base: int) -> Path:
         """Mounts the root filesystem over the container's disk, which exists; returns its path.
 

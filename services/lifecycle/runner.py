@@ -6,6 +6,7 @@ Each step of `take_down` may find its part missing: it is called after every fai
 import asyncio
 import os
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +39,8 @@ class NodeFiles:
     """What is the same for every container; `dns` overrides the host's resolvers where it is not empty."""
 
     init: Path
-    seccomp: dict[str, object]
+    seccomp: Mapping[str, object]
+    annotations: Mapping[str, str]  # for crun alone
     dns: tuple[str, ...]
     pids_limit: int
     open_files_limit: int
@@ -151,20 +153,26 @@ class Runner:
             open_files_limit=files.open_files_limit,
             cgroup=self._node.cgroups.path(container.id),
             seccomp=files.seccomp,
+            annotations=files.annotations if wanted.runtime == "crun" else {},
         )
 
     def _write_files(self, container: Container) -> dict[str, Path]:
-        """The three files of /etc that are the container's own; root inside may edit them."""
+        """The three files of /etc that are the container's own; root inside may edit them.
+
+        They lie on its disk, beside the root filesystem: what is written to them counts there.
+        """
         name = container.wanted.name
         texts = {
             "hostname": f"{name}\n",
             "hosts": f"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n{container.ip_address} {name}\n",
             "resolv.conf": _resolv_conf(self._node.files.dns),
         }
-        folder = self._node.filesystems.folder(container.id)
+        folder = self._node.filesystems.files(container.id)
+        folder.mkdir(mode=0o700, exist_ok=True)
         written = {}
         for file_name, text in texts.items():
             path = folder / file_name
+            path.unlink(missing_ok=True)
             path.write_text(text)
             os.chown(path, container.id_base, container.id_base)
             written[f"/etc/{file_name}"] = path

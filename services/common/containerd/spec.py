@@ -56,6 +56,7 @@ class SpecInput:
     open_files_limit: int
     cgroup: str
     seccomp: Mapping[str, object]
+    annotations: Mapping[str, str]
 
 
 def container_spec(given: SpecInput) -> dict[str, object]:
@@ -65,6 +66,7 @@ def container_spec(given: SpecInput) -> dict[str, object]:
         "ociVersion": "1.0.2",
         "root": {"path": str(given.root), "readonly": False},
         "hostname": given.hostname,
+        "annotations": dict(given.annotations),
         "process": {
             "terminal": False,
             "user": {"uid": given.uid, "gid": given.gid, "umask": 0o022},

@@ -1,0 +1,112 @@
+"""Runs the REST gateway: `python -m services.gateway`."""
+
+import asyncio
+import socket
+from contextlib import AsyncExitStack
+
+import structlog
+import uvicorn
+import uvloop
+from fastapi import FastAPI
+
+from services.common import logging
+from services.common.database import Database
+from services.common.rpc.channel import open_channel
+from services.common.rpc.server import stop_on_signals
+from services.common.settings import Settings
+from services.gateway.accounts import Accounts
+from services.gateway.app import create_app
+from services.gateway.authentication import Authentication
+from services.gateway.clients import LifecycleClient
+from services.gateway.containers import Containers
+from services.gateway.first_admin import ensure_first_admin
+from services.gateway.health import Readiness
+from services.gateway.idempotency import Idempotency
+from services.gateway.parts import Parts
+from services.gateway.tables import MIGRATIONS
+
+log = structlog.get_logger(__name__)
+
+# Together under the ten seconds that a supervisor waits before it kills.
+DRAIN_S = 7
+CANCELLED_REQUESTS_S = 1.0
+KEEP_ALIVE_S = 60
+BACKLOG = 2048
+
+
+async def serve(settings: Settings) -> None:
+    """Until SIGTERM or SIGINT. Neither lifecycle nor NATS needs to be there, now or later."""
+    stop = stop_on_signals()
+    async with AsyncExitStack() as stack:
+        listener = stack.enter_context(listening_socket(settings.listen))
+        database = Database(settings.database("gateway"), "gateway")
+        stack.push_async_callback(database.close)
+        await database.open(MIGRATIONS)
+        await ensure_first_admin(database, settings.admin_token_file)
+        channel = await stack.enter_async_context(open_channel(settings.lifecycle_socket))
+        lifecycle = LifecycleClient(channel)
+        authentication = Authentication(database)
+        idempotency = Idempotency(database)
+        app = create_app(
+            Parts(
+                accounts=Accounts(database),
+                authentication=authentication,
+                containers=Containers(lifecycle, idempotency),
+                readiness=Readiness(database, lifecycle, settings.nats_url),
+            )
+        )
+        async with asyncio.TaskGroup() as group:
+            background = [group.create_task(authentication.record_last_use()), group.create_task(idempotency.sweep())]
+            await _serve_http(app, listener, stop)
+            for task in background:
+                task.cancel()
+
+
+async def _serve_http(app: FastAPI, listener: socket.socket, stop: asyncio.Event) -> None:
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            reset_contextvars=True,
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=DRAIN_S,
+        )
+    )
+
+    async def stop_server() -> None:
+        await stop.wait()
+        server.should_exit = True
+
+    stopping = asyncio.create_task(stop_server())
+    log.info("serving", address="{}:{}".format(*listener.getsockname()[:2]))
+    await server.serve([listener])
+    stopping.cancel()
+    # Those that had no time to finish say so to their clients.
+    if unfinished := set(server.server_state.tasks):
+        await asyncio.wait(unfinished, timeout=CANCELLED_REQUESTS_S)
+    log.info("stopped")
+
+
+def listening_socket(listen: str) -> socket.socket:
+    """`host:port`, IPv6 in brackets; port 0 takes any that is free."""
+    host, _, port = listen.rpartition(":")
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    return socket.create_server((host.strip("[]"), int(port)), family=family, backlog=BACKLOG)
+
+
+def main() -> None:
+    settings = Settings()
+    logging.configure("gateway", settings.log_format, settings.log_level)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(settings))
+
+
+if __name__ == "__main__":
+    main()

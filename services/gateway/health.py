@@ -1,0 +1,94 @@
+"""Whether what the gateway depends on answers."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Mapping
+from enum import StrEnum
+
+import nats.errors
+import nats.js.errors
+from nats.aio.client import Client
+from sqlalchemy import text
+
+from services.common.database import Database
+from services.common.errors import HzelError
+from services.gateway.clients import LifecycleClient
+from services.gateway.transactions import transaction
+
+PROBE_TIMEOUT_S = 3.0
+KEPT_S = 1.0
+
+
+class Health(StrEnum):
+    OK = "ok"
+    UNAVAILABLE = "unavailable"
+    UNKNOWN = "unknown"
+
+
+class Readiness:
+    """Probes every dependency, once a second at most however many ask."""
+
+    def __init__(self, database: Database, lifecycle: LifecycleClient, nats_url: str) -> None:
+        self._database = database
+        self._lifecycle = lifecycle
+        self._nats_url = nats_url
+        self._one_prober = asyncio.Lock()
+        self._states: Mapping[str, Health] = {}
+        self._probed_at = float("-inf")
+
+    async def states(self) -> Mapping[str, Health]:
+        """Each dependency by its name; ready means that all are OK."""
+        async with self._one_prober:
+            if time.monotonic() - self._probed_at > KEPT_S:
+                self._states = await self._probe()
+                self._probed_at = time.monotonic()
+            return self._states
+
+    async def _probe(self) -> Mapping[str, Health]:
+        async with asyncio.TaskGroup() as group:
+            database = group.create_task(self._probe_database())
+            node = group.create_task(self._probe_node())
+            broker = group.create_task(_probe_nats(self._nats_url))
+        lifecycle, containerd = node.result()
+        return {
+            "database": database.result(),
+            "lifecycle": lifecycle,
+            "containerd": containerd,
+            "nats": broker.result(),
+        }
+
+    async def _probe_database(self) -> Health:
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_S), transaction(self._database) as connection:
+                await connection.execute(text("SELECT 1"))
+        except (HzelError, TimeoutError):
+            return Health.UNAVAILABLE
+        return Health.OK
+
+    async def _probe_node(self) -> tuple[Health, Health]:
+        """Of lifecycle, and of containerd as lifecycle sees it."""
+        try:
+            await self._lifecycle.check()
+            node = await self._lifecycle.node_now()
+        except HzelError:
+            return Health.UNAVAILABLE, Health.UNKNOWN
+        return Health.OK, Health.OK if node.containerd_ready else Health.UNAVAILABLE
+
+
+async def _probe_nats(url: str) -> Health:
+    client = Client()
+    try:
+        async with asyncio.timeout(PROBE_TIMEOUT_S):
+            await client.connect(url, allow_reconnect=False, connect_timeout=2, error_cb=_unlogged)
+            await client.jetstream().account_info()
+    except (nats.errors.Error, nats.js.errors.Error, OSError, TimeoutError):
+        return Health.UNAVAILABLE
+    finally:
+        with contextlib.suppress(nats.errors.Error, OSError):
+            await client.close()
+    return Health.OK
+
+
+async def _unlogged(_error: Exception) -> None:
+    """The state says it."""

@@ -1,0 +1,46 @@
+"""One stack for all tests that only use it; a stack of its own for those that break it."""
+
+import json
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.stack import Client, Stack, remove_folder
+
+
+@pytest.fixture(scope="session")
+def stack() -> Stack:
+    """The stack that tests/run has started; shared, also between processes."""
+    given = os.environ.get("HZEL_TEST_STACK")
+    if not given:
+        pytest.fail("these tests need a running stack: start them with tests/run")
+    return Stack(json.loads(given))
+
+
+@pytest.fixture
+def own_stack() -> Iterator[Stack]:
+    """A stack nobody else uses."""
+    folder = Path(tempfile.mkdtemp(prefix="hzel-", dir="/var/tmp"))
+    folder.chmod(0o711)  # containers' roots are below it
+    mine = Stack.settings(folder, f"t{uuid.uuid4().hex[:5]}")
+    try:
+        mine.up()
+        yield mine
+    finally:
+        mine.down("--purge")
+        remove_folder(folder)
+
+
+@pytest.fixture
+def admin(stack: Stack) -> Client:
+    return stack.client()
+
+
+@pytest.fixture
+def user(stack: Stack) -> Client:
+    """Somebody nobody else is."""
+    return stack.new_user()

@@ -1,0 +1,139 @@
+"""The gateway's parts on real databases; lifecycle and NATS are, truly, not there."""
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from services.common.database import Database
+from services.common.rpc.channel import open_channel
+from services.gateway.accounts import Accounts, Role, User, add_token, add_user
+from services.gateway.app import create_app
+from services.gateway.authentication import Authentication
+from services.gateway.clients import LifecycleClient
+from services.gateway.containers import Containers
+from services.gateway.health import Readiness
+from services.gateway.idempotency import Idempotency
+from services.gateway.parts import Parts
+from services.gateway.tables import MIGRATIONS
+
+NO_NATS = "nats://127.0.0.1:1"
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """The URL of a server of our own, on a unix socket; PostgreSQL refuses to run as root."""
+    binaries = _postgresql_binaries()
+    if binaries is None:
+        pytest.skip("PostgreSQL is not installed")
+    user = "postgres" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name
+    folder = Path(tempfile.mkdtemp(prefix="hzel-pg-"))
+    if os.getuid() == 0:
+        shutil.chown(folder, user)
+
+    def run(program: str, *arguments: str) -> None:
+        command = [str(binaries / program), *arguments]
+        subprocess.run(
+            command, check=True, stdout=subprocess.DEVNULL, cwd=folder, user=user if os.getuid() == 0 else None
+        )
+
+    data = str(folder / "data")
+    run("initdb", "--pgdata", data, "--auth", "trust", "--username", "hzel", "--no-sync")
+    options = f"-c listen_addresses='' -c unix_socket_directories='{folder}' -c fsync=off"
+    run("pg_ctl", "start", "--wait", "--pgdata", data, "--log", str(folder / "log"), "--options", options)
+    try:
+        yield f"postgresql+asyncpg://hzel@/postgres?host={folder}"
+    finally:
+        run("pg_ctl", "stop", "--pgdata", data, "--mode", "immediate")
+        shutil.rmtree(folder)
+
+
+def _postgresql_binaries() -> Path | None:
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    program = found[-1] if found else shutil.which("initdb")
+    return Path(program).parent if program else None
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
+    """The gateway's database, its schema in place and empty, on either kind of server."""
+    if request.param == "sqlite":
+        url = f"sqlite+aiosqlite:///{tmp_path / 'gateway.db'}"
+    else:
+        url = request.getfixturevalue("postgresql")
+    opened = Database(url, "gateway")
+    await opened.open(MIGRATIONS)
+    try:
+        yield opened
+        if request.param == "postgresql":
+            async with opened.transaction() as connection:
+                await connection.execute(text("DROP SCHEMA gateway CASCADE"))
+    finally:
+        await opened.close()
+
+
+@pytest.fixture
+async def user(database: Database) -> User:
+    async with database.transaction() as connection:
+        return await add_user(connection, "ada@example.org", Role.USER)
+
+
+@pytest.fixture
+async def admin(database: Database) -> User:
+    async with database.transaction() as connection:
+        return await add_user(connection, "root@example.org", Role.ADMIN)
+
+
+@pytest.fixture
+async def token(database: Database, user: User) -> str:
+    async with database.transaction() as connection:
+        return (await add_token(connection, user.id, "laptop", None))[0]
+
+
+@pytest.fixture
+async def parts(database: Database, tmp_path: Path) -> AsyncIterator[Parts]:
+    async with open_channel(tmp_path / "no-lifecycle.sock") as channel:
+        lifecycle = LifecycleClient(channel)
+        yield Parts(
+            accounts=Accounts(database),
+            authentication=Authentication(database),
+            containers=Containers(lifecycle, Idempotency(database)),
+            readiness=Readiness(database, lifecycle, NO_NATS),
+        )
+
+
+@pytest.fixture
+async def anonymous(parts: Parts) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(create_app(parts))
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        yield client
+
+
+@pytest.fixture
+def client(anonymous: httpx.AsyncClient, token: str) -> httpx.AsyncClient:
+    """As the user of the fixture `user`."""
+    anonymous.headers["Authorization"] = f"Bearer {token}"
+    return anonymous
+
+
+@pytest.fixture
+def refused() -> Callable[[httpx.Response, int, str], dict[str, object]]:
+    """Checks the envelope of a failure and returns what is in it."""
+
+    def check(response: httpx.Response, status: int, code: str) -> dict[str, object]:
+        assert response.status_code == status, response.text
+        assert response.headers["content-type"] == "application/json"
+        assert list(response.json()) == ["error"]
+        error: dict[str, object] = response.json()["error"]
+        assert error["code"] == code
+        assert error["request_id"] == response.headers["x-request-id"]
+        return error
+
+    return check
