@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ def stack() -> Stack:
 
 
 @pytest.fixture
-def own_stack() -> Iterator[Stack]:
+def own_stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     """A stack nobody else uses."""
     folder = Path(tempfile.mkdtemp(prefix="hzel-", dir="/var/tmp"))
     folder.chmod(0o711)  # containers' roots are below it
@@ -31,6 +32,8 @@ def own_stack() -> Iterator[Stack]:
         mine.up()
         yield mine
     finally:
+        if logs := os.environ.get("HZEL_TEST_LOGS"):
+            shutil.copytree(mine.state_dir / "logs", Path(logs) / request.node.name, dirs_exist_ok=True)
         mine.down("--purge")
         remove_folder(folder)
 

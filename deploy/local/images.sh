@@ -4,6 +4,7 @@
 # Sourced after programs.sh.
 
 import_missing_images() {
+  rm -rf --one-file-system "$HZEL_STATE_DIR"/image.* # of an interrupted start
   make_unless_there hzel/busybox:latest busybox
   if [ "$HZEL_DEFAULT_IMAGE" = "$(machine_image)" ]; then
     make_unless_there "$HZEL_DEFAULT_IMAGE" debian

@@ -129,14 +129,15 @@ choose_nats() {
   fi
   nats_password=$(cat "$folder/password")
   nats_port=${HZEL_NATS_PORT:-$(cat "$folder/port" 2>/dev/null || echo 4222)}
-  if port_is_taken "$nats_port"; then
+  if answers 127.0.0.1 "$nats_port"; then
     [ -z "$HZEL_NATS_PORT" ] || fail "port $HZEL_NATS_PORT (HZEL_NATS_PORT) is taken"
-    while port_is_taken "$nats_port"; do nats_port=$((20000 + RANDOM % 10000)); done
+    while answers 127.0.0.1 "$nats_port"; do nats_port=$((20000 + RANDOM % 10000)); done
   fi
   echo "$nats_port" >"$folder/port"
 }
 
-port_is_taken() { [ -n "$(ss -Hltn "sport = :$1")" ]; }
+# Usage: answers ADDRESS PORT. Whether something listens there.
+answers() { (exec 3<>"/dev/tcp/$1/$2") 2>/dev/null; }
 
 nats_url() { echo "nats://hzel:$nats_password@127.0.0.1:$nats_port"; }
 
@@ -157,7 +158,8 @@ start_supervisor() {
   local url=$HZEL_NATS_URL
   if [ -z "$url" ] && [ -n "${nats_port:-}" ]; then url=$(nats_url); fi
   log_start=$(stat -c %s "$HZEL_STATE_DIR/logs/supervisord.log" 2>/dev/null || echo 0)
-  rm -f "$HZEL_RUN_DIR/supervisor/pid"
+  # What a killed one left: who waits for these must see the new ones.
+  rm -f "$HZEL_RUN_DIR/supervisor/pid" "$HZEL_RUN_DIR/containerd/containerd.sock"
   (
     ulimit -n 1048576 2>/dev/null || ulimit -n "$(ulimit -Hn)"
     umask 022
@@ -184,7 +186,7 @@ show_log() {
   tail -n 20 "$HZEL_STATE_DIR/logs/$1" >&2 || true
 }
 
-containerd_answers() { ctr --address "$(containerd_socket)" version >/dev/null 2>&1; }
+containerd_answers() { [ -S "$(containerd_socket)" ] && ctr --address "$(containerd_socket)" version >/dev/null 2>&1; }
 
 # Usage: wait_until SECONDS COMMAND... . Fails, saying why, when a program keeps dying or time is up.
 wait_until() {

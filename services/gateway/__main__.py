@@ -21,6 +21,7 @@ from services.gateway.clients import LifecycleClient
 from services.gateway.containers import Containers
 from services.gateway.first_admin import ensure_first_admin
 from services.gateway.health import Readiness
+from services.gateway.http_protocol import HttpProtocol
 from services.gateway.idempotency import Idempotency
 from services.gateway.parts import Parts
 from services.gateway.tables import MIGRATIONS
@@ -66,7 +67,7 @@ async def _serve_http(app: FastAPI, listener: socket.socket, stop: asyncio.Event
     server = uvicorn.Server(
         uvicorn.Config(
             app,
-            http="httptools",
+            http=HttpProtocol,
             ws="none",
             lifespan="off",
             log_config=None,

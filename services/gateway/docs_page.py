@@ -9,6 +9,9 @@ from typing import Any
 
 Object = Mapping[str, Any]
 
+# An upper limit that only keeps a number in its 32 bits.
+UNBOUNDED = 2**31 - 1
+
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1b1f24; }
 h2 { margin-top: 2.5rem; text-transform: capitalize; } h3 { margin: 0; font-size: 1rem; }
@@ -45,56 +48,63 @@ def _page(document: Object) -> Iterator[str]:
 def _operation(method: str, path: str, operation: Object, schemas: Object) -> Iterator[str]:
     yield f'<section><h3><span class="method">{method.upper()}</span> <code>{escape(path)}</code></h3>'
     yield f"<p>{_text(operation['description'])}</p>"
+    parameters = {f"{one['name']} ({one['in']})": one for one in operation.get("parameters", [])}
     yield from _table(
-        "Parameters",
-        (
-            (f"{one['name']} ({one['in']})", _schema(one["schema"], schemas) + _note(one))
-            for one in _parameters(operation)
-        ),
+        "Parameters", {name: _words(one["schema"], schemas) + _note(one) for name, one in parameters.items()}
     )
-    body = operation.get("requestBody")
-    if body is not None:
-        schema = _object_schema(body["content"]["application/json"]["schema"], schemas)
-        fields = schema.get("properties", {}).items()
-        yield from _table("Body", ((name, _schema(field, schemas) + _note(field)) for name, field in fields))
-    yield from _table(
-        "Answers", ((status, _text(answer["description"])) for status, answer in operation["responses"].items())
-    )
+    if "requestBody" in operation:
+        yield from _fields("Body", _resolved(_json_schema(operation["requestBody"]), schemas), schemas)
+    for status, answer in sorted(operation["responses"].items()):
+        if status < "300" and (data := _data_schema(_json_schema(answer), schemas)):
+            yield from _fields("Data", data, schemas)
+    answers = sorted(operation["responses"].items())
+    yield from _table("Answers", {status: _text(answer["description"]) for status, answer in answers})
     yield "</section>"
 
 
-def _parameters(operation: Object) -> list[Object]:
-    parameters: list[Object] = operation.get("parameters", [])
-    return parameters
+def _fields(caption: str, schema: Object, schemas: Object) -> Iterator[str]:
+    fields = schema.get("properties", {})
+    yield from _table(caption, {name: _words(field, schemas) + _note(field) for name, field in fields.items()})
 
 
-def _table(caption: str, rows: Iterator[tuple[str, str]]) -> Iterator[str]:
-    lines = [f"<tr><td><code>{escape(name)}</code><td>{text}" for name, text in rows]
-    if lines:
-        yield f"<table><caption>{caption}</caption>{''.join(lines)}</table>"
+def _table(caption: str, rows: Mapping[str, str]) -> Iterator[str]:
+    if rows:
+        lines = "".join(f"<tr><td><code>{escape(name)}</code><td>{text}" for name, text in rows.items())
+        yield f"<table><caption>{caption}</caption>{lines}</table>"
 
 
-def _object_schema(schema: Object, schemas: Object) -> Object:
+def _json_schema(message: Object) -> Object:
+    schema: Object = message.get("content", {}).get("application/json", {}).get("schema", {})
+    return schema
+
+
+def _data_schema(envelope: Object, schemas: Object) -> Object:
+    """Of the thing in the envelope, or of each of them where it is a list."""
+    data = _resolved(_resolved(envelope, schemas).get("properties", {}).get("data", {}), schemas)
+    return _resolved(data["items"], schemas) if "items" in data else data
+
+
+def _resolved(schema: Object, schemas: Object) -> Object:
     """The schema behind a reference, or behind the one of its alternatives that is not null."""
     for alternative in schema.get("anyOf", []):
-        if alternative.get("type") != "null":
-            return _object_schema(alternative, schemas)
+        if alternative.get("type") not in (None, "null") or "$ref" in alternative:
+            return _resolved(alternative, schemas)
     if "$ref" in schema:
         found: Object = schemas[schema["$ref"].rpartition("/")[2]]
         return found
     return schema
 
 
-def _schema(schema: Object, schemas: Object) -> str:
-    """Type and bounds in a few words."""
-    schema = {**_object_schema(schema, schemas), **{key: schema[key] for key in ("default",) if key in schema}}
-    words = [escape(str(schema.get("type", "")))]
-    if "enum" in schema:
-        words = [" | ".join(escape(str(value)) for value in schema["enum"])]
-    low, high = schema.get("minimum"), schema.get("maximum")
+def _words(schema: Object, schemas: Object) -> str:
+    """Type, bounds and default in a few words."""
+    resolved = _resolved(schema, schemas)
+    words = [escape(str(resolved.get("type", "")))]
+    if "enum" in resolved:
+        words = [" | ".join(escape(str(value)) for value in resolved["enum"])]
+    low, high = resolved.get("minimum"), resolved.get("maximum")
     if low is not None or high is not None:
-        words.append(f"{'' if low is None else low}…{'' if high is None or high >= 2**31 - 1 else high}")
-    if schema.get("default") is not None:
+        words.append(f"{'' if low is None else f'{low:g}'}…{'' if high is None or high >= UNBOUNDED else f'{high:g}'}")
+    if schema.get("default") not in (None, []):
         words.append(f"= {escape(str(schema['default']))}")
     return " ".join(words)
 

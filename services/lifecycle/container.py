@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from services.common.containerd.images import Image
 from services.lifecycle.state import Desired, State
 
 
@@ -24,13 +25,18 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Container:
-    """`state_reason` is empty, or a machine word, a colon and a sentence; `id_base` the first host uid."""
+    """`state_reason` is empty, or a machine word, a colon and a sentence; `id_base` the first host uid.
+
+    `image` is what the reference meant when the container was made, and means for it ever after: its disk
+    lies upon those layers. None as long as the node has not had such an image.
+    """
 
     id: str
     node_name: str
     user_id: str
     ctid: int
     wanted: Wanted
+    image: Image | None
     id_base: int
     ip_address: str
     state: State

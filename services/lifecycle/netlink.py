@@ -150,7 +150,7 @@ class RouteSocket:
         return failure
 
     def find(self, name: str) -> Interface | None:
-        attributes = attribute(_LINK_NAME, _text(name)) + attribute(_LINK_MASK, _u32(_SKIP_STATISTICS))
+        attributes = _attribute(_LINK_NAME, _text(name)) + _attribute(_LINK_MASK, _u32(_SKIP_STATISTICS))
         try:
             return _interface(self._ask(Request(_GET_LINK, _ACK, _LINK.pack(0, 0, 0, 0, 0) + attributes))[0])
         except OSError as error:
@@ -166,7 +166,7 @@ class RouteSocket:
         return interface.index
 
     def interfaces(self) -> list[Interface]:
-        mask = attribute(_LINK_MASK, _u32(_SKIP_STATISTICS))
+        mask = _attribute(_LINK_MASK, _u32(_SKIP_STATISTICS))
         return [_interface(body) for body in self._dump(_GET_LINK, _LINK.pack(0, 0, 0, 0, 0) + mask)]
 
     def addresses(self) -> list[tuple[int, IPv4Interface]]:
@@ -235,12 +235,12 @@ class RouteSocket:
 
 def create_bridge(name: str, mac: str, mtu: int) -> Request:
     """Also sets an existing bridge right; EOPNOTSUPP where the name belongs to something else."""
-    data = attribute(_BRIDGE_STP, _u32(0)) + attribute(_BRIDGE_MULTICAST_SNOOPING, b"\0")
+    data = _attribute(_BRIDGE_STP, _u32(0)) + _attribute(_BRIDGE_MULTICAST_SNOOPING, b"\0")
     attributes = (
-        attribute(_LINK_NAME, _text(name))
-        + attribute(_LINK_MAC, _mac(mac))
-        + attribute(_LINK_MTU, _u32(mtu))
-        + nested(_LINK_INFO, attribute(_INFO_KIND, b"bridge") + nested(_INFO_DATA, data))
+        _attribute(_LINK_NAME, _text(name))
+        + _attribute(_LINK_MAC, _mac(mac))
+        + _attribute(_LINK_MTU, _u32(mtu))
+        + _nested(_LINK_INFO, _attribute(_INFO_KIND, b"bridge") + _nested(_INFO_DATA, data))
     )
     return Request(_NEW_LINK, _CREATE, _LINK.pack(0, 0, 0, 0, 0) + attributes)
 
@@ -248,37 +248,37 @@ def create_bridge(name: str, mac: str, mtu: int) -> Request:
 def create_veth(name: str, group: int, mtu: int, netns: int, peer_name: str, peer_mac: str) -> Request:
     """A pair, both down, the peer in the namespace of the descriptor `netns`; EEXIST where either name is taken."""
     peer = (
-        attribute(_LINK_NAME, _text(peer_name))
-        + attribute(_LINK_MAC, _mac(peer_mac))
-        + attribute(_LINK_MTU, _u32(mtu))
-        + attribute(_LINK_NETNS, _u32(netns))
+        _attribute(_LINK_NAME, _text(peer_name))
+        + _attribute(_LINK_MAC, _mac(peer_mac))
+        + _attribute(_LINK_MTU, _u32(mtu))
+        + _attribute(_LINK_NETNS, _u32(netns))
     )
-    data = nested(_VETH_PEER, _LINK.pack(0, 0, 0, 0, 0) + peer)
+    data = _nested(_VETH_PEER, _LINK.pack(0, 0, 0, 0, 0) + peer)
     attributes = (
-        attribute(_LINK_NAME, _text(name))
-        + attribute(_LINK_GROUP, _u32(group))
-        + attribute(_LINK_MTU, _u32(mtu))
-        + nested(_LINK_INFO, attribute(_INFO_KIND, b"veth") + nested(_INFO_DATA, data))
+        _attribute(_LINK_NAME, _text(name))
+        + _attribute(_LINK_GROUP, _u32(group))
+        + _attribute(_LINK_MTU, _u32(mtu))
+        + _nested(_LINK_INFO, _attribute(_INFO_KIND, b"veth") + _nested(_INFO_DATA, data))
     )
     return Request(_NEW_LINK, _CREATE | _EXCLUSIVE, _LINK.pack(0, 0, 0, 0, 0) + attributes)
 
 
 def enslave(index: int, bridge: int) -> Request:
-    return Request(_NEW_LINK, 0, _LINK.pack(0, 0, index, 0, 0) + attribute(_LINK_MASTER, _u32(bridge)))
+    return Request(_NEW_LINK, 0, _LINK.pack(0, 0, index, 0, 0) + _attribute(_LINK_MASTER, _u32(bridge)))
 
 
 def isolate(index: int) -> Request:
     """A bridge port that talks to the bridge alone, from known addresses alone; kernels before 5.18 ignore `locked`."""
     on, off = b"\1", b"\0"
     port = (
-        attribute(_PORT_ISOLATED, on)
-        + attribute(_PORT_LOCKED, on)
-        + attribute(_PORT_LEARNING, off)
-        + attribute(_PORT_UNICAST_FLOOD, off)
-        + attribute(_PORT_MULTICAST_FLOOD, off)
-        + attribute(_PORT_BROADCAST_FLOOD, off)
+        _attribute(_PORT_ISOLATED, on)
+        + _attribute(_PORT_LOCKED, on)
+        + _attribute(_PORT_LEARNING, off)
+        + _attribute(_PORT_UNICAST_FLOOD, off)
+        + _attribute(_PORT_MULTICAST_FLOOD, off)
+        + _attribute(_PORT_BROADCAST_FLOOD, off)
     )
-    return Request(_NEW_LINK, 0, _LINK.pack(0, 0, index, 0, 0) + nested(_LINK_INFO, nested(_INFO_PORT, port)))
+    return Request(_NEW_LINK, 0, _LINK.pack(0, 0, index, 0, 0) + _nested(_LINK_INFO, _nested(_INFO_PORT, port)))
 
 
 def bring_up(index: int, *, arp: bool = True) -> Request:
@@ -289,13 +289,13 @@ def bring_up(index: int, *, arp: bool = True) -> Request:
 
 def delete_interface(name: str) -> Request:
     """Deletes it if it is there."""
-    body = _LINK.pack(0, 0, 0, 0, 0) + attribute(_LINK_NAME, _text(name))
+    body = _LINK.pack(0, 0, 0, 0, 0) + _attribute(_LINK_NAME, _text(name))
     return Request(_DELETE_LINK, 0, body, frozenset({errno.ENODEV}))
 
 
 def delete_group(group: int) -> Request:
     """Deletes every interface of the group."""
-    body = _LINK.pack(0, 0, 0, 0, 0) + attribute(_LINK_GROUP, _u32(group))
+    body = _LINK.pack(0, 0, 0, 0, 0) + _attribute(_LINK_GROUP, _u32(group))
     return Request(_DELETE_LINK, 0, body, frozenset({errno.ENODEV}))
 
 
@@ -309,35 +309,27 @@ def delete_address(index: int, address: IPv4Interface) -> Request:
 
 def default_route(index: int, gateway: IPv4Address) -> Request:
     route = _ROUTE.pack(socket.AF_INET, 0, 0, 0, _TABLE_MAIN, _PROTOCOL_STATIC, _SCOPE_UNIVERSE, _TYPE_UNICAST, 0)
-    attributes = attribute(_ROUTE_GATEWAY, gateway.packed) + attribute(_ROUTE_INTERFACE, _u32(index))
+    attributes = _attribute(_ROUTE_GATEWAY, gateway.packed) + _attribute(_ROUTE_INTERFACE, _u32(index))
     return Request(_NEW_ROUTE, _CREATE | _REPLACE, route + attributes)
 
 
 def forwarding_entry(port: int, mac: str) -> Request:
     """The bridge's knowledge, never aged or moved, that `mac` is behind `port`."""
     entry = _NEIGHBOUR.pack(socket.AF_BRIDGE, port, _STATE_STATIC, _FLAG_MASTER, 0)
-    return Request(_NEW_NEIGHBOUR, _CREATE | _REPLACE, entry + attribute(_NEIGHBOUR_MAC, _mac(mac)))
+    return Request(_NEW_NEIGHBOUR, _CREATE | _REPLACE, entry + _attribute(_NEIGHBOUR_MAC, _mac(mac)))
 
 
 def neighbour(index: int, ip: IPv4Address, mac: str) -> Request:
     entry = _NEIGHBOUR.pack(socket.AF_INET, index, _STATE_PERMANENT, 0, 0)
-    attributes = attribute(_NEIGHBOUR_IP, ip.packed) + attribute(_NEIGHBOUR_MAC, _mac(mac))
+    attributes = _attribute(_NEIGHBOUR_IP, ip.packed) + _attribute(_NEIGHBOUR_MAC, _mac(mac))
     return Request(_NEW_NEIGHBOUR, _CREATE | _REPLACE, entry + attributes)
 
 
 def delete_neighbour(index: int, ip: IPv4Address) -> Request:
     """Deletes it if it is there."""
     entry = _NEIGHBOUR.pack(socket.AF_INET, index, 0, 0, 0)
-    body = entry + attribute(_NEIGHBOUR_IP, ip.packed)
+    body = entry + _attribute(_NEIGHBOUR_IP, ip.packed)
     return Request(_DELETE_NEIGHBOUR, 0, body, frozenset({errno.ENOENT}))
-
-
-def attribute(kind: int, value: bytes) -> bytes:
-    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
-
-
-def nested(kind: int, attributes: bytes) -> bytes:
-    return attribute(kind | _NESTED, attributes)
 
 
 def _packet(request: Request, flags: int, sequence: int) -> bytes:
@@ -375,7 +367,15 @@ def _interface(body: bytes) -> Interface:
 
 def _address(index: int, address: IPv4Interface) -> bytes:
     header = _ADDRESS.pack(socket.AF_INET, address.network.prefixlen, 0, 0, index)
-    return header + attribute(_ADDRESS_LOCAL, address.ip.packed) + attribute(_ADDRESS_PEER, address.ip.packed)
+    return header + _attribute(_ADDRESS_LOCAL, address.ip.packed) + _attribute(_ADDRESS_PEER, address.ip.packed)
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def _nested(kind: int, attributes: bytes) -> bytes:
+    return _attribute(kind | _NESTED, attributes)
 
 
 def _text(value: str) -> bytes:

@@ -140,7 +140,7 @@ class Network:
         uplinks = {r.interface for r in route.routes() if r.destination.prefixlen == 0 and r.interface is not None}
         with self._elements:
             ports = {link.name: link for link in links} | self._attached
-            self._nftables.run(self._filter.replace(ports.values(), uplinks))
+            self._nftables.run(self._filter.load(ports.values(), uplinks))
         accept_in_iptables(self._nftables, self._bridge)
 
     def _attach(self, link: Link, pid: int) -> None:
@@ -149,7 +149,7 @@ class Network:
                 undo.callback(self._detach, link)
                 with self._elements:
                     self._attached[link.name] = link
-                    self._nftables.run(self._filter.add([link]))
+                    self._nftables.run(self._filter.permit([link]))
                 self._create(route, link, netns)
                 self._connect(route, link)
                 with netlink.in_netns(netns, RouteSocket) as inside:
@@ -200,7 +200,7 @@ class Network:
             with self._elements:
                 self._attached.pop(link.name, None)
                 with _absence_tolerated():
-                    self._nftables.run(self._filter.delete(link))
+                    self._nftables.run(self._filter.forbid(link))
             route.apply(netlink.delete_interface(link.name))
             self._forget_neighbours(route, {link.ip})
 
@@ -218,7 +218,7 @@ class Network:
         with _network_errors("sweep"), RouteSocket() as route:
             with self._elements:
                 kept = {link.name: link for link in keep} | self._attached
-                self._nftables.run(self._filter.set(kept.values()))
+                self._nftables.run(self._filter.permit_only(kept.values()))
             route.apply(*(netlink.delete_interface(name) for name in sorted(present - kept.keys())))
             ips = {link.ip for link in kept.values()}
             known = route.permanent_neighbours(route.index(self._bridge))
@@ -229,7 +229,7 @@ class Network:
             route.apply(netlink.delete_group(self._group), netlink.delete_interface(self._bridge))
             with self._elements:
                 self._attached.clear()
-                self._nftables.run(self._filter.remove())
+                self._nftables.run(self._filter.unload())
             forget_in_iptables(self._nftables, self._bridge)
 
 

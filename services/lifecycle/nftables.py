@@ -96,26 +96,26 @@ class Filter:
     gateway: IPv4Address
     group: int
 
-    def replace(self, ports: Iterable[Port], uplinks: Collection[int]) -> str:
+    def load(self, ports: Iterable[Port], uplinks: Collection[int]) -> str:
         """Puts both tables in place of whatever they were. `uplinks`: indexes of the host's interfaces with a
         default route, which may be bridges, unlike other ways out."""
-        return "\n".join((self.remove(), self._inet(uplinks), self._bridge(), self.add(ports)))
+        return "\n".join((self.unload(), self._inet(uplinks), self._bridge(), self.permit(ports)))
 
-    def remove(self) -> str:
+    def unload(self) -> str:
         """Also when they don't exist."""
         tables = (f"inet {self.instance}", f"bridge {self.instance}")
         return "\n".join(f"add table {table}\ndelete table {table}" for table in tables)
 
-    def add(self, ports: Iterable[Port]) -> str:
+    def permit(self, ports: Iterable[Port]) -> str:
         return "\n".join(f"add element bridge {self.instance} ports {{ {_element(port)} }}" for port in ports)
 
-    def delete(self, port: Port) -> str:
+    def forbid(self, port: Port) -> str:
         """Also when it is not there."""
         element = f"element bridge {self.instance} ports {{ {_element(port)} }}"
         return f"add {element}\ndelete {element}"
 
-    def set(self, ports: Iterable[Port]) -> str:
-        return f"flush set bridge {self.instance} ports\n{self.add(ports)}"
+    def permit_only(self, ports: Iterable[Port]) -> str:
+        return f"flush set bridge {self.instance} ports\n{self.permit(ports)}"
 
     def _inet(self, uplinks: Collection[int]) -> str:
         """What containers may reach. What seems to come from a port and not from the bridge has gone round the

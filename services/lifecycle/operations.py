@@ -38,7 +38,7 @@ class Operations:
         async with self._locks.holding(container_id):
             container = await self._store.find(container_id)
             if container is None:
-                container = await self._store.add(container_id, user_id, wanted, self._numbering)
+                container = await self._transitions.create(container_id, user_id, wanted, self._numbering)
                 begun = self._begin(self._start(container_id))
             elif container.user_id != user_id:
                 raise Conflict("this id belongs to another container")

@@ -3,9 +3,9 @@
 import asyncio
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
-from services.common.containerd.images import Image
 from services.lifecycle.disk import Disks
 from services.lifecycle.mounts import bind_idmapped, mount, mount_points_below, unmount
 from services.lifecycle.user_namespace import user_namespace
@@ -29,21 +29,21 @@ class RootFilesystems:
         """A folder on the container's disk that is not part of its root filesystem."""
         return self.folder(container_id) / "disk/files"
 
-    async def mount(self, container_id: str, image: Image, id_base: int) -> Path:
+    async def mount(self, container_id: str, layers: Sequence[Path], id_base: int) -> Path:
         """Mounts the root filesystem over the container's disk, which exists; returns its path.
 
         Whoever calls this calls `unmount` later, also when it raises.
         """
         folder = self.folder(container_id)
-        for name in ("disk", "rootfs", *(f"lower/{number}" for number in range(len(image.layers)))):
+        for name in ("disk", "rootfs", *(f"lower/{number}" for number in range(len(layers)))):
             (folder / name).mkdir(parents=True, exist_ok=True)
         disk = asyncio.create_task(self._disks.mount(container_id, folder / "disk"))
         try:
             async with user_namespace(id_base) as namespace:
-                await asyncio.to_thread(_mount_layers, image, folder, namespace)
+                await asyncio.to_thread(_mount_layers, layers, folder, namespace)
         finally:
             await disk
-        await asyncio.to_thread(_mount_overlay, len(image.layers), folder, id_base)
+        await asyncio.to_thread(_mount_overlay, len(layers), folder, id_base)
         return folder / "rootfs"
 
     async def unmount(self, container_id: str) -> None:
@@ -55,8 +55,8 @@ class RootFilesystems:
         return {entry.name for entry in self._folder.iterdir()} if self._folder.exists() else set()
 
 
-def _mount_layers(image: Image, folder: Path, namespace: int) -> None:
-    for number, layer in enumerate(image.layers):
+def _mount_layers(layers: Sequence[Path], folder: Path, namespace: int) -> None:
+    for number, layer in enumerate(layers):
         bind_idmapped(layer, folder / "lower" / str(number), namespace)
 
 

@@ -64,6 +64,9 @@ class Runner:
     def __init__(self, node: Node) -> None:
         self._node = node
 
+    async def find_image(self, reference: str) -> Image | None:
+        return await self._node.images.get(full_name(reference))
+
     async def bring_up(self, container: Container) -> int:
         """Starts it from its row alone; returns PID 1's pid once what it runs has been executed.
 
@@ -71,12 +74,13 @@ class Runner:
         ContainerdError; the caller then takes down what was made.
         """
         node = self._node
-        image = await node.images.get(full_name(container.wanted.image))
+        image = container.image
         if image is None:
             raise ImageMissing(container.wanted.image)
         if container.started_at is None or not node.disks.exists(container.id):
             await node.disks.create(container.id, container.wanted.disk_gb)
-        root = await node.filesystems.mount(container.id, image, container.id_base)
+        layers = await node.images.layers(image)
+        root = await node.filesystems.mount(container.id, layers, container.id_base)
         spec = await asyncio.to_thread(self._specification, container, image, root)
         await node.containers.put(
             ContainerRecord(

@@ -1,5 +1,6 @@
 """Containers in the database. Every change of state is written together with its event."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Network
@@ -9,6 +10,7 @@ from sqlalchemy import Row, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.common.containerd.images import Image
 from services.common.database import Database
 from services.common.errors import Conflict, ContainerNotFound, Unavailable
 from services.common.events import container_event
@@ -30,7 +32,9 @@ class Store:
         self._outbox = outbox
         self._node_name = node_name
 
-    async def add(self, container_id: str, user_id: str, wanted: Wanted, numbering: Numbering) -> Container:
+    async def add(
+        self, container_id: str, user_id: str, wanted: Wanted, image: Image | None, numbering: Numbering
+    ) -> Container:
         """Writes a new row, `provisioning`. Raises Conflict when the name is taken or the id was deleted."""
         async with self._database.transaction() as connection:
             await self._refuse_taken(connection, container_id, user_id, wanted.name)
@@ -44,6 +48,7 @@ class Store:
                 user_id=user_id,
                 ctid=ctid,
                 wanted=wanted,
+                image=image,
                 id_base=numbering.id_base(ctid),
                 ip_address=str(numbering.address(ctid)),
                 state=State.PROVISIONING,
@@ -85,6 +90,11 @@ class Store:
         """Writes down what is to become of a container before anything is done about it."""
         async with self._database.transaction() as connection:
             return await self._update(connection, container.id, {"desired": desired.value})
+
+    async def resolve(self, container: Container, image: Image) -> Container:
+        """Writes down what the container's reference means, once."""
+        async with self._database.transaction() as connection:
+            return await self._update(connection, container.id, {"resolved_image": _image_values(image)})
 
     async def remove(self, container: Container) -> None:
         now = datetime.now(UTC)
@@ -179,6 +189,7 @@ def _values(container: Container) -> dict[str, Any]:
         "ctid": container.ctid,
         "name": wanted.name,
         "image": wanted.image,
+        "resolved_image": _image_values(container.image),
         "command": list(wanted.command),
         "env": dict(wanted.env),
         "labels": dict(wanted.labels),
@@ -196,6 +207,17 @@ def _values(container: Container) -> dict[str, Any]:
         "started_at": container.started_at,
         "finished_at": container.finished_at,
     }
+
+
+def _image_values(image: Image | None) -> Mapping[str, Any] | None:
+    return dataclasses.asdict(image) if image is not None else None
+
+
+def _image(values: Mapping[str, Any] | None) -> Image | None:
+    if values is None:
+        return None
+    lists = {name: tuple(values[name]) for name in ("entrypoint", "command", "env")}
+    return Image(**{**values, **lists})
 
 
 def _container(row: Row[Any]) -> Container:
@@ -216,6 +238,7 @@ def _container(row: Row[Any]) -> Container:
         user_id=row.user_id,
         ctid=row.ctid,
         wanted=wanted,
+        image=_image(row.resolved_image),
         id_base=row.id_base,
         ip_address=row.ip_address,
         state=State(row.state),

@@ -16,6 +16,7 @@ containers = Table(
     Column("ctid", Integer, nullable=False),
     Column("name", Text, nullable=False),
     Column("image", Text, nullable=False),
+    Column("resolved_image", JSON),
     Column("command", JSON, nullable=False),
     Column("env", JSON, nullable=False),
     Column("labels", JSON, nullable=False),

@@ -17,9 +17,10 @@ from services.common.errors import Conflict, Unavailable
 from services.lifecycle import reasons
 from services.lifecycle.cgroups import Cgroups
 from services.lifecycle.confirmation import StartedNothing
-from services.lifecycle.container import Change, Container
+from services.lifecycle.container import Change, Container, Wanted
 from services.lifecycle.entrypoint import EntrypointMissing
 from services.lifecycle.network import NetworkError
+from services.lifecycle.numbering import Numbering
 from services.lifecycle.runner import ImageMissing, ImageUnsupported, Runner
 from services.lifecycle.state import Desired, State
 from services.lifecycle.store import Store
@@ -43,6 +44,14 @@ class Transitions:
         self._cgroups = cgroups
         self._watches = watches
         self._start_timeout_s = start_timeout_s
+
+    async def create(self, container_id: str, user_id: str, wanted: Wanted, numbering: Numbering) -> Container:
+        """Writes the row; an image that can't be looked up now is looked up by the start."""
+        try:
+            image = await self._runner.find_image(wanted.image)
+        except ContainerdError:
+            image = None
+        return await self._store.add(container_id, user_id, wanted, image, numbering)
 
     async def start(self, container: Container) -> Container:
         _refuse_deleted(container)
@@ -123,7 +132,7 @@ class Transitions:
     async def _bring_up(self, container: Container) -> Container:
         try:
             async with asyncio.timeout(self._start_timeout_s):
-                await self._runner.bring_up(container)
+                await self._runner.bring_up(await self._with_image(container))
         except START_FAILURES as error:
             log.warning("start_failed", container_id=container.id, error=repr(error))
             await self._take_down(container)
@@ -131,6 +140,13 @@ class Transitions:
         running = await self._store.change(container, Change(State.RUNNING, started_at=datetime.now(UTC)))
         self._watches.watch(container.id, running.started_at)
         return running
+
+    async def _with_image(self, container: Container) -> Container:
+        """The node may have got the image since the container was made."""
+        if container.image is not None:
+            return container
+        image = await self._runner.find_image(container.wanted.image)
+        return container if image is None else await self._store.resolve(container, image)
 
     async def _stop(self, container: Container, timeout_s: float) -> Container:
         self._watches.forget(container.id)

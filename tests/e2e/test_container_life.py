@@ -14,7 +14,13 @@ ID_RANGE = 65536
 def init_pid(stack: Stack, record: dict[str, Any]) -> int:
     """The host's pid of the container's first process."""
     listed = stack.on_node(
-        "ctr", "--address", str(stack.run_dir / "containerd/containerd.sock"), "--namespace", stack.instance, "task", "ls"
+        "ctr",
+        "--address",
+        str(stack.run_dir / "containerd/containerd.sock"),
+        "--namespace",
+        stack.instance,
+        "task",
+        "ls",
     )
     return next(int(line.split()[1]) for line in listed.splitlines() if line.startswith(record["id"]))
 
@@ -25,10 +31,20 @@ def traces(stack: Stack, container_id: str) -> list[str]:
     listings = {
         "mount": stack.on_node("cat", "/proc/self/mountinfo"),
         "loop device": stack.on_node("losetup", "--list", "--noheadings", "--output", "BACK-FILE"),
-        "cgroup": stack.on_node("find", "/sys/fs/cgroup", "-maxdepth", "4", "-name", container_id),
-        "file": stack.on_node("find", str(stack.state_dir), str(stack.run_dir), "-name", f"*{container_id}*"),
+        "cgroup": stack.on_node(
+            "find", "/sys/fs/cgroup", "-ignore_readdir_race", "-maxdepth", "4", "-name", container_id
+        ),
+        "file": stack.on_node(
+            "find", str(stack.state_dir), str(stack.run_dir), "-ignore_readdir_race", "-name", f"*{container_id}*"
+        ),
         "record": stack.on_node(
-            "ctr", "--address", str(stack.run_dir / "containerd/containerd.sock"), "--namespace", stack.instance, "c", "ls"
+            "ctr",
+            "--address",
+            str(stack.run_dir / "containerd/containerd.sock"),
+            "--namespace",
+            stack.instance,
+            "c",
+            "ls",
         ),
     }
     found = [kind for kind, text in listings.items() if container_id in text]
@@ -195,6 +211,8 @@ def test_json_is_what_the_contract_says(admin: Client) -> None:
         answer = admin.http.get(f"/api/v1/containers/{record['id']}")
     assert json.loads(answer.text).keys() == {"data"}
     assert answer.headers["x-request-id"]
-    contract = "id name node_name cpu_cores memory_mb disk_gb state created_at permissions proxmox_ctid ctid user_id image"
-    own = "runtime labels env ip_address started_at finished_at exit_code state_reason auto_stop_s expires_at restart_policy"
-    assert set(f"{contract} {own}".split()) <= answer.json()["data"].keys()
+    fields = """
+        id name node_name cpu_cores memory_mb disk_gb state created_at permissions proxmox_ctid ctid user_id image
+        runtime labels env ip_address started_at finished_at exit_code state_reason auto_stop_s expires_at restart_policy
+    """
+    assert set(fields.split()) <= answer.json()["data"].keys()

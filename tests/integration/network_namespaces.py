@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -179,11 +180,12 @@ def run(command: str) -> str:
 
 
 def state_of_host() -> str:
-    """All that the network has to do with."""
+    """All that the network has to do with, but for what the kernel settles in its own time: whether a link has a
+    carrier, and IPv6 on the one to the outside."""
     commands = ("link", "-4 address", "route", "neighbour show nud permanent")
-    # What the kernel does for IPv6 on the link to the outside, it does in its own time.
+    links = re.sub(r"<\S+>| qdisc \w+| state \w+| linkdown", "", "".join(run(f"ip -oneline {c}") for c in commands))
     entries = [line for line in run("bridge fdb").splitlines() if "dev up0" not in line]
-    return "\n".join([*(run(f"ip -oneline {command}") for command in commands), *entries, run("nft list ruleset")])
+    return "\n".join([links, *entries, run("nft list ruleset")])
 
 
 def frame(

@@ -90,5 +90,5 @@ def test_a_host_that_forwards_everything_is_left_alone() -> None:
 
 
 def test_no_chain_of_ours_can_drop_the_hosts_traffic_by_its_policy() -> None:
-    rules = Filter("hzel", "hzel0", "02:42:0a:56:00:01", SUBNETS[0], IPv4Address("10.86.0.1"), 7).replace([], [2])
+    rules = Filter("hzel", "hzel0", "02:42:0a:56:00:01", SUBNETS[0], IPv4Address("10.86.0.1"), 7).load([], [2])
     assert rules.count("policy accept") == rules.count(" hook ") == 4

@@ -31,7 +31,7 @@ class Containers:
         self._stub = containers_pb2_grpc.ContainersStub(connection.channel)
 
     async def put(self, record: ContainerRecord) -> None:
-        """Creates the record, or replaces the one there is."""
+        """Creates the record, or gives the one there is a new specification and labels."""
         container = containers_pb2.Container(
             id=record.id,
             labels=dict(record.labels),
@@ -46,7 +46,8 @@ class Containers:
             await self._call("create container", record.id, self._stub.Create, create)
         except ContainerdAlreadyExists:
             update = containers_pb2.UpdateContainerRequest(container=container)
-            update.update_mask.paths.extend(("spec", "labels", "image", "snapshot_key"))
+            # The snapshot can't be changed, nor is it: a container keeps the layers its disk lies upon.
+            update.update_mask.paths.extend(("spec", "labels"))
             await self._call("update container", record.id, self._stub.Update, update)
 
     async def delete(self, container_id: str) -> None:

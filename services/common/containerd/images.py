@@ -1,5 +1,6 @@
 """Images as containerd keeps them: a name that points at a manifest, its configuration and unpacked layers."""
 
+import asyncio
 import hashlib
 import json
 import platform
@@ -32,12 +33,11 @@ UNPACK_TIMEOUT_S = 600.0
 
 @dataclass(frozen=True)
 class Image:
-    """`layers` are folders on the node, topmost first; `chain_id` names the snapshot that keeps them."""
+    """`chain_id` names the snapshot of all layers; the rest is what its configuration says."""
 
     name: str
     digest: str
     chain_id: str
-    layers: tuple[Path, ...]
     entrypoint: tuple[str, ...]
     command: tuple[str, ...]
     env: tuple[str, ...]
@@ -53,6 +53,8 @@ class Images:
         self._content = Content(connection)
         self._snapshots = Snapshots(connection)
         self._by_digest: dict[tuple[str, str], Image] = {}
+        self._layers: dict[str, tuple[Path, ...]] = {}
+        self._reading_layers = asyncio.Lock()
 
     async def get(self, name: str) -> Image | None:
         """The image of that full name, None if the node has none; its manifest must be for this machine."""
@@ -67,6 +69,13 @@ class Images:
             self._by_digest = {key: image for key, image in self._by_digest.items() if key[0] != name}
             self._by_digest[name, target.digest] = known
         return known
+
+    async def layers(self, image: Image) -> tuple[Path, ...]:
+        """Folders on the node, topmost first; they stay the same as long as anything names the snapshot."""
+        async with self._reading_layers:
+            if image.chain_id not in self._layers:
+                self._layers[image.chain_id] = await self._snapshots.layer_folders(image.chain_id)
+            return self._layers[image.chain_id]
 
     async def import_rootfs(self, name: str, tar: Path, config: Mapping[str, Any]) -> None:
         """Makes an image of one layer from a tar of its root filesystem; replaces one of the same name.
@@ -138,12 +147,10 @@ class Images:
         manifest = json.loads(await self._content.read_document(target.digest))
         document = json.loads(await self._content.read_document(manifest["config"]["digest"]))
         config = document.get("config") or {}
-        chain_id = _chain_id(document["rootfs"]["diff_ids"])
         return Image(
             name=name,
             digest=target.digest,
-            chain_id=chain_id,
-            layers=await self._snapshots.layer_folders(chain_id),
+            chain_id=_chain_id(document["rootfs"]["diff_ids"]),
             entrypoint=tuple(config.get("Entrypoint") or ()),
             command=tuple(config.get("Cmd") or ()),
             env=tuple(config.get("Env") or ()),

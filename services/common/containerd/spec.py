@@ -74,7 +74,9 @@ def container_spec(given: SpecInput) -> dict[str, object]:
             "env": list(given.env),
             "cwd": given.working_dir,
             "capabilities": capabilities(given.uid),
-            "rlimits": [{"type": "RLIMIT_NOFILE", "soft": min(1024, given.open_files_limit), "hard": given.open_files_limit}],
+            "rlimits": [
+                {"type": "RLIMIT_NOFILE", "soft": min(1024, given.open_files_limit), "hard": given.open_files_limit}
+            ],
             "noNewPrivileges": False,
         },
         "mounts": [*_mounts(), *_bind_mounts(given)],

@@ -16,6 +16,7 @@ def upgrade() -> None:
         sa.Column("ctid", sa.Integer, nullable=False),
         sa.Column("name", sa.Text, nullable=False),
         sa.Column("image", sa.Text, nullable=False),
+        sa.Column("resolved_image", sa.JSON),
         sa.Column("command", sa.JSON, nullable=False),
         sa.Column("env", sa.JSON, nullable=False),
         sa.Column("labels", sa.JSON, nullable=False),
