@@ -80,7 +80,15 @@ async def _probe_nats(url: str) -> Health:
     client = Client()
     try:
         async with asyncio.timeout(PROBE_TIMEOUT_S):
-            await client.connect(url, allow_reconnect=False, connect_timeout=2, error_cb=_unlogged)
+            # Without the last two the client tries sixty times, whatever else it is told.
+            await client.connect(
+                url,
+                allow_reconnect=False,
+                connect_timeout=2,
+                error_cb=_unlogged,
+                max_reconnect_attempts=1,
+                reconnect_time_wait=0,
+            )
             await client.jetstream().account_info()
     except (nats.errors.Error, nats.js.errors.Error, OSError, TimeoutError):
         return Health.UNAVAILABLE
