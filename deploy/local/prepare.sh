@@ -83,7 +83,6 @@ missing_packages() {
 busybox-static /bin/busybox
 ca-certificates update-ca-certificates
 containerd containerd
-containerd ctr
 crun crun
 e2fsprogs mkfs.ext4
 golang-github-containers-common /usr/share/containers/seccomp.json
@@ -100,8 +99,10 @@ END
 
 install_now() {
   say "installing packages: $*"
-  local services_off=()
-  case " $* " in *" containerd "*) services_off=(containerd.service) ;; esac
+  local package services_off=()
+  for package in "$@"; do
+    case $package in containerd | postgresql) services_off+=("$package.service") ;; esac
+  done
   keep_from_starting "${services_off[@]}"
   # A source out of reach need not matter; whether the packages are there shows at once.
   quietly apt-get -o DPkg::Lock::Timeout=600 update || say "apt-get update had errors; going on with what it got"

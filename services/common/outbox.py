@@ -75,6 +75,8 @@ class Outbox:
                 await client.connect(
                     self._nats_url,
                     allow_reconnect=False,
+                    max_reconnect_attempts=1,
+                    reconnect_time_wait=0,
                     connect_timeout=5,
                     ping_interval=10,
                     error_cb=_quiet,

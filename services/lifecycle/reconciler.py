@@ -60,8 +60,8 @@ class Reconciler:
         active, leftovers = await self._observe()
         rows = {row.id: row for row in await self._store.all()}
         links = [self._runner.link(row) for row in rows.values() if row.state in ACTIVE]
-        if first:
-            await self._node.network.ensure(links)
+        # Each time: whoever flushes the host's rules flushes ours.
+        await self._node.network.ensure(links)
         for row in rows.values():
             if self._needs_settling(row, row.id in active):
                 await self._settle(row.id)

@@ -100,8 +100,12 @@ class Runner:
     async def take_down(self, container: Container) -> None:
         """Ends its task and takes away everything but the disk and the record that pins the image."""
         await self.end_task(container.id)
-        await self._node.network.detach(self.link(container))
-        await self._node.filesystems.unmount(container.id)
+        # Both are waits for the kernel.
+        detached = asyncio.create_task(self._node.network.detach(self.link(container)))
+        try:
+            await self._node.filesystems.unmount(container.id)
+        finally:
+            await detached
         self._node.cgroups.remove(container.id)
 
     async def destroy(self, container: Container) -> None:

@@ -50,6 +50,12 @@ class Containers:
             update.update_mask.paths.extend(("spec", "labels"))
             await self._call("update container", record.id, self._stub.Update, update)
 
+    async def specification(self, container_id: str) -> bytes:
+        """The OCI specification as JSON. Raises ContainerdNotFound."""
+        request = containers_pb2.GetContainerRequest(id=container_id)
+        reply = await self._call("get container", container_id, self._stub.Get, request)
+        return reply.container.spec.value
+
     async def delete(self, container_id: str) -> None:
         """Forgets the record; one that is gone already is no error."""
         request = containers_pb2.DeleteContainerRequest(id=container_id)

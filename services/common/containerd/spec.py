@@ -37,6 +37,15 @@ _DEVICES = ((1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2), (136, None))
 
 
 @dataclass(frozen=True)
+class User:
+    """Ids inside the container."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class SpecInput:
     """What a specification depends on. Paths are on the host; memory is bytes; ids are the host's."""
 
@@ -74,9 +83,7 @@ def container_spec(given: SpecInput) -> dict[str, object]:
             "env": list(given.env),
             "cwd": given.working_dir,
             "capabilities": capabilities(given.uid),
-            "rlimits": [
-                {"type": "RLIMIT_NOFILE", "soft": min(1024, given.open_files_limit), "hard": given.open_files_limit}
-            ],
+            "rlimits": [_open_files(given.open_files_limit)],
             "noNewPrivileges": False,
         },
         "mounts": [*_mounts(), *_bind_mounts(given)],
@@ -94,6 +101,22 @@ def container_spec(given: SpecInput) -> dict[str, object]:
     }
 
 
+def process_spec(
+    arguments: Sequence[str], env: Sequence[str], working_dir: str, user: User, open_files_limit: int, terminal: bool
+) -> dict[str, object]:
+    """The `process` of an exec. The container's seccomp filter applies to it as well."""
+    return {
+        "terminal": terminal,
+        "user": {"uid": user.uid, "gid": user.gid, "additionalGids": list(user.groups), "umask": 0o022},
+        "args": list(arguments),
+        "env": list(env),
+        "cwd": working_dir,
+        "capabilities": capabilities(user.uid),
+        "rlimits": [_open_files(open_files_limit)],
+        "noNewPrivileges": False,
+    }
+
+
 def capabilities(uid: int) -> dict[str, list[str]]:
     """Root has the default set; another user only what a set-uid program gains, from the bounding set."""
     held = list(CAPABILITIES) if uid == 0 else []
@@ -106,6 +129,10 @@ def environment(image: Sequence[str], asked: Mapping[str, str], hostname: str) -
     merged |= dict(entry.split("=", 1) for entry in image if "=" in entry)
     merged |= asked
     return [f"{name}={value}" for name, value in merged.items()]
+
+
+def _open_files(most: int) -> dict[str, object]:
+    return {"type": "RLIMIT_NOFILE", "soft": min(1024, most), "hard": most}
 
 
 def _mounts() -> list[dict[str, object]]:

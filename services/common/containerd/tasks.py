@@ -78,18 +78,18 @@ class Tasks:
             )
         except ContainerdNotFound:
             return None
-        return _task(reply.process.id or container_id, reply.process)
+        return task_of(reply.process.id or container_id, reply.process)
 
     async def list(self) -> dict[str, Task]:
         reply = await self._call("list tasks", "", self._stub.List, tasks_pb2.ListTasksRequest())
-        return {process.id: _task(process.id, process) for process in reply.tasks}
+        return {process.id: task_of(process.id, process) for process in reply.tasks}
 
     async def wait(self, container_id: str) -> TaskExit:
         """Answers when the task has ended, at once if it has already."""
         reply = await self._call(
             "wait for task", container_id, self._stub.Wait, tasks_pb2.WaitRequest(container_id=container_id), None
         )
-        return TaskExit(reply.exit_status, _time(reply.exited_at))
+        return task_exit(reply.exit_status, reply.exited_at)
 
     async def kill(self, container_id: str, number: signal.Signals, everything: bool = False) -> None:
         """Sends a signal to PID 1, or to all processes of the task; one that has ended already is no error."""
@@ -106,12 +106,12 @@ class Tasks:
             reply = await self._call("delete task", container_id, self._stub.Delete, request, DELETE_TIMEOUT_S)
         except ContainerdNotFound:
             return None
-        return TaskExit(reply.exit_status, _time(reply.exited_at))
+        return task_exit(reply.exit_status, reply.exited_at)
 
 
-def _task(container_id: str, process: task_pb2.Process) -> Task:
+def task_of(container_id: str, process: task_pb2.Process) -> Task:
     return Task(container_id, process.pid, _STATUS.get(process.status, TaskStatus.UNKNOWN))
 
 
-def _time(stamp: Timestamp) -> datetime:
-    return stamp.ToDatetime(UTC)
+def task_exit(status: int, at: Timestamp) -> TaskExit:
+    return TaskExit(status, at.ToDatetime(UTC))
