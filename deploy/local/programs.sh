@@ -4,7 +4,7 @@
 # Sourced after namespace.sh.
 
 # In the order in which they start; they stop in the reverse one.
-SERVICES=(lifecycle gateway)
+SERVICES=(keeper lifecycle exec gateway)
 
 make_folders() {
   local private=("$HZEL_STATE_DIR"/{logs,nats} "$HZEL_RUN_DIR"/{config,supervisor})
@@ -30,6 +30,7 @@ write_configuration() {
         (umask 077 && write_nats >"$config/nats.conf")
         write_program "$program" "$priority" ".venv/bin/nats-server -c $config/nats.conf"
         ;;
+      keeper) write_program "$program" "$priority" ".venv/bin/python -m services.exec.keeper" ;;
       *) write_program "$program" "$priority" ".venv/bin/python -m services.$program" ;;
     esac >>"$config/supervisord.conf"
   done

@@ -30,7 +30,8 @@ class Database:
         self.url = make_url(url)
         self.service = service
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
-        self._engine = _sqlite_engine(url) if self.is_sqlite else _postgresql_engine(url, service)
+        self._synchronous = "FULL"
+        self._engine = self._sqlite_engine(url) if self.is_sqlite else _postgresql_engine(url, service)
         self._reader = _sqlite_reader(self.url) if self.is_sqlite else None
         self._one_writer = asyncio.Lock()
 
@@ -47,13 +48,18 @@ class Database:
         await self._engine.dispose()
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+    async def transaction(self, durable: bool = True) -> AsyncIterator[AsyncConnection]:
+        """`durable` off: a power cut may undo it, the death of a process may not; faster by a disk's flush."""
         if self.is_sqlite:
             # The one connection is shared: transactions follow one another.
-            async with self._one_writer, self._engine.begin() as connection:
-                yield connection
+            async with self._one_writer:
+                self._synchronous = "FULL" if durable else "NORMAL"
+                async with self._engine.begin() as connection:
+                    yield connection
         else:
             async with self._engine.begin() as connection:
+                if not durable:
+                    await connection.execute(text("SET LOCAL synchronous_commit = off"))
                 yield connection
 
     async def read_one(self, query: Select[*AnyRow], parameters: Mapping[str, Any]) -> Row[*AnyRow] | None:
@@ -68,6 +74,25 @@ class Database:
         async with self._engine.connect() as shared:
             connection = await shared.execution_options(isolation_level="AUTOCOMMIT")
             return (await connection.execute(query, parameters)).one_or_none()
+
+    def _sqlite_engine(self, url: str) -> AsyncEngine:
+        engine = create_async_engine(url, poolclass=StaticPool, hide_parameters=True)
+
+        @event.listens_for(engine.sync_engine, "connect")
+        def prepare(connection: Any, _record: object) -> None:
+            # SQLAlchemy, not the driver, begins transactions.
+            connection.isolation_level = None
+            cursor = connection.cursor()
+            for pragma in ("journal_mode = WAL", "foreign_keys = ON", "busy_timeout = 10000"):
+                cursor.execute(f"PRAGMA {pragma}")
+            cursor.close()
+
+        @event.listens_for(engine.sync_engine, "begin")
+        def begin(connection: Connection) -> None:
+            connection.exec_driver_sql(f"PRAGMA synchronous = {self._synchronous}")
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+        return engine
 
     async def check(self) -> None:
         """Raises what the driver raises when the database does not answer."""
@@ -96,30 +121,6 @@ def _upgrade(connection: Connection, migrations: Path) -> None:
     config.set_main_option("script_location", str(migrations).replace("%", "%%"))
     config.attributes["connection"] = connection
     alembic.command.upgrade(config, "head")
-
-
-def _sqlite_engine(url: str) -> AsyncEngine:
-    engine = create_async_engine(url, poolclass=StaticPool, hide_parameters=True)
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def prepare(connection: Any, _record: object) -> None:
-        # SQLAlchemy, not the driver, begins transactions.
-        connection.isolation_level = None
-        cursor = connection.cursor()
-        for pragma in (
-            "journal_mode = WAL",
-            "synchronous = FULL",
-            "foreign_keys = ON",
-            "busy_timeout = 10000",
-        ):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-
-    @event.listens_for(engine.sync_engine, "begin")
-    def begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    return engine
 
 
 def _sqlite_reader(url: URL) -> Engine:

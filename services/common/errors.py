@@ -7,7 +7,8 @@ HzelError
 ├── Forbidden               FORBIDDEN
 │   └── QuotaExceeded       QUOTA_EXCEEDED
 ├── NotFound                NOT_FOUND
-│   └── ContainerNotFound   CONTAINER_NOT_FOUND
+│   ├── ContainerNotFound   CONTAINER_NOT_FOUND
+│   └── CommandNotFound     COMMAND_NOT_FOUND
 ├── MethodNotAllowed        METHOD_NOT_ALLOWED
 ├── Conflict                CONFLICT
 ├── IdempotencyMismatch     IDEMPOTENCY_MISMATCH
@@ -76,6 +77,13 @@ class ContainerNotFound(NotFound):
     code = "CONTAINER_NOT_FOUND"
 
     def __init__(self, message: str = "there is no such container") -> None:
+        super().__init__(message)
+
+
+class CommandNotFound(NotFound):
+    code = "COMMAND_NOT_FOUND"
+
+    def __init__(self, message: str = "there is no such command") -> None:
         super().__init__(message)
 
 

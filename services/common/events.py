@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from google.protobuf.json_format import MessageToJson
-from google.protobuf.timestamp_pb2 import Timestamp
 from hzel.events.v1.events_pb2 import Event
 
 from services.common import context
@@ -28,16 +27,35 @@ class OutgoingEvent:
 
 def container_event(container_id: str, what: str, node_name: str, data: Mapping[str, Json]) -> OutgoingEvent:
     """`what` is the new state, or `deleted`; `data` holds plain JSON values."""
+    kind = "container.deleted" if what == "deleted" else "container.state_changed"
+    return _event(f"hzel.container.{container_id}.{what}", kind, container_id, node_name, data)
+
+
+def command_event(
+    command_id: str, container_id: str, what: str, node_name: str, data: Mapping[str, Json]
+) -> OutgoingEvent:
+    """`what` is the new status."""
+    data = {"command_id": command_id, **data}
+    return _event(f"hzel.command.{command_id}.{what}", "command.status_changed", container_id, node_name, data)
+
+
+def terminal_event(
+    session_id: str, container_id: str, what: str, node_name: str, data: Mapping[str, Json]
+) -> OutgoingEvent:
+    """`what` is opened, closed or uploaded."""
+    data = {"session_id": session_id, **data}
+    return _event(f"hzel.terminal.{session_id}.{what}", f"terminal.{what}", container_id, node_name, data)
+
+
+def _event(subject: str, kind: str, container_id: str, node_name: str, data: Mapping[str, Json]) -> OutgoingEvent:
     event = Event(
         id=new_id(),
-        type="container.deleted" if what == "deleted" else "container.state_changed",
+        type=kind,
         container_id=container_id,
         node_name=node_name,
         request_id=context.request_id(),
     )
-    stamp = Timestamp()
-    stamp.FromDatetime(datetime.now(UTC))
-    event.time.CopyFrom(stamp)
+    event.time.FromDatetime(datetime.now(UTC))
     event.data.update(dict(data))
     body = MessageToJson(event, preserving_proto_field_name=True, indent=None)
-    return OutgoingEvent(event.id, f"hzel.container.{container_id}.{what}", body)
+    return OutgoingEvent(event.id, subject, body)

@@ -31,7 +31,7 @@ def read_file(root: int, path: str, most: int = MAX_FILE_BYTES) -> bytes:
     with _opened_path(root, path) as descriptor:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "no regular file", path)
-        with open(f"/proc/self/fd/{descriptor}", "rb", buffering=0) as file:
+        with Path(f"/proc/self/fd/{descriptor}").open("rb", buffering=0) as file:
             return file.read(most)
 
 

@@ -35,6 +35,17 @@ class Settings(BaseSettings):
     pids_limit: int = Field(4096, ge=16, description="processes and threads per container")
     start_timeout_s: float = Field(30.0, gt=0, description="after that long an unconfirmed start is a failure")
     create_concurrency: int = Field(4, ge=1, description="containers brought up at the same time")
+    commands_per_container: int = Field(32, ge=1, description="commands that run at the same time in a container")
+    commands_per_node: int = Field(256, ge=1, description="commands that run at the same time on the node")
+    commands_waiting_per_container: int = Field(1000, ge=0, description="commands that may wait for a container")
+    command_retention_s: int = Field(7 * 86400, ge=60, description="how long an ended command is remembered")
+    command_output_mb: int = Field(10240, ge=16, description="output of all ended commands that is kept at most")
+    terminals_per_container: int = Field(256, ge=1, description="terminals that are open at the same time in a container")
+    terminals_per_node: int = Field(1024, ge=1, description="terminals that are open at the same time on the node")
+    terminal_idle_s: float = Field(4 * 3600, gt=0, description="a terminal ends when nothing happens in it for so long")
+    terminal_scrollback_kb: int = Field(256, ge=0, description="output that a terminal shows again, KiB")
+    terminal_recording_mb: int = Field(64, ge=1, description="size at which the recording of a terminal ends, MiB")
+    upload_max_mb: int = Field(32, ge=1, description="largest file that can be put into a container, MiB")
     seccomp_profile: Path = Field(
         Path("/usr/share/containers/seccomp.json"), description="seccomp profile in Docker's format"
     )
@@ -63,6 +74,18 @@ class Settings(BaseSettings):
     @property
     def lifecycle_socket(self) -> Path:
         return self.run_dir / "lifecycle.sock"
+
+    @property
+    def exec_socket(self) -> Path:
+        return self.run_dir / "exec.sock"
+
+    @property
+    def keeper_socket(self) -> Path:
+        return self.run_dir / "exec-keeper.sock"
+
+    @property
+    def terminal_socket(self) -> Path:
+        return self.run_dir / "terminal.sock"
 
     @property
     def admin_token_file(self) -> Path:

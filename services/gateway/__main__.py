@@ -18,13 +18,17 @@ from services.gateway.accounts import Accounts
 from services.gateway.app import create_app
 from services.gateway.authentication import Authentication
 from services.gateway.clients import LifecycleClient
+from services.gateway.commands import Commands
 from services.gateway.containers import Containers
+from services.gateway.exec_client import ExecClient
 from services.gateway.first_admin import ensure_first_admin
 from services.gateway.health import Readiness
 from services.gateway.http_protocol import HttpProtocol
 from services.gateway.idempotency import Idempotency
 from services.gateway.parts import Parts
 from services.gateway.tables import MIGRATIONS
+from services.gateway.traffic import CallCounter, Traffic
+from services.gateway.websocket_protocol import PING_EVERY_S, PONG_WITHIN_S, WebSocketProtocol
 
 log = structlog.get_logger(__name__)
 
@@ -44,16 +48,22 @@ async def serve(settings: Settings) -> None:
         stack.push_async_callback(database.close)
         await database.open(MIGRATIONS)
         await ensure_first_admin(database, settings.admin_token_file)
-        channel = await stack.enter_async_context(open_channel(settings.lifecycle_socket))
+        traffic = Traffic()
+        counter = CallCounter(traffic)
+        channel = await stack.enter_async_context(open_channel(settings.lifecycle_socket, counter))
         lifecycle = LifecycleClient(channel)
         authentication = Authentication(database)
         idempotency = Idempotency(database)
+        containers = Containers(lifecycle, idempotency)
+        exec_channel = await stack.enter_async_context(open_channel(settings.exec_socket, counter))
         app = create_app(
             Parts(
                 accounts=Accounts(database),
                 authentication=authentication,
-                containers=Containers(lifecycle, idempotency),
+                containers=containers,
+                commands=Commands(ExecClient(exec_channel), containers, idempotency),
                 readiness=Readiness(database, lifecycle, settings.nats_url),
+                traffic=traffic,
             )
         )
         async with asyncio.TaskGroup() as group:
@@ -64,22 +74,7 @@ async def serve(settings: Settings) -> None:
 
 
 async def _serve_http(app: FastAPI, listener: socket.socket, stop: asyncio.Event) -> None:
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            http=HttpProtocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            reset_contextvars=True,
-            backlog=BACKLOG,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=DRAIN_S,
-        )
-    )
+    server = uvicorn.Server(http_server(app))
 
     async def stop_server() -> None:
         await stop.wait()
@@ -93,6 +88,26 @@ async def _serve_http(app: FastAPI, listener: socket.socket, stop: asyncio.Event
     if unfinished := set(server.server_state.tasks):
         await asyncio.wait(unfinished, timeout=CANCELLED_REQUESTS_S)
     log.info("stopped")
+
+
+def http_server(app: FastAPI) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=HttpProtocol,
+        ws=WebSocketProtocol,
+        ws_per_message_deflate=False,
+        ws_ping_interval=PING_EVERY_S,
+        ws_ping_timeout=PONG_WITHIN_S,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        reset_contextvars=True,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=DRAIN_S,
+    )
 
 
 def listening_socket(listen: str) -> socket.socket:

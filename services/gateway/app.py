@@ -3,10 +3,10 @@
 from fastapi import FastAPI
 
 from services.gateway.boundary import Boundary
-from services.gateway.errors import install_error_handlers
+from services.gateway.errors import install_error_handlers, nothing_there
 from services.gateway.openapi import openapi_document
 from services.gateway.parts import Parts
-from services.gateway.routes import containers, health, tokens
+from services.gateway.routes import commands, containers, health, tokens
 from services.gateway.routes.documentation import documentation_router
 
 API_VERSION = "1"
@@ -16,9 +16,10 @@ def create_app(parts: Parts) -> FastAPI:
     app = FastAPI(openapi_url=None, redirect_slashes=False)
     app.state.parts = parts
     install_error_handlers(app)
-    app.add_middleware(Boundary)
+    app.add_middleware(Boundary, traffic=parts.traffic)
+    app.router.default = nothing_there
     # The routes themselves, not the routers: matching a request then walks one short list.
-    for router in (containers.router, tokens.router, health.router):
+    for router in (containers.router, commands.router, tokens.router, health.router):
         app.router.routes.extend(router.routes)
     document = openapi_document(app.routes, API_VERSION)
     app.router.routes.extend(documentation_router(document).routes)

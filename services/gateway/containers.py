@@ -10,6 +10,7 @@ from services.gateway.idempotency import Answer, Idempotency, KeyedRequest
 from services.gateway.schemas import ContainerRecord, CreateContainer, Envelope, StopContainer
 
 CREATED = 201
+MAX_OWNERS_REMEMBERED = 20_000
 
 
 class Containers:
@@ -18,6 +19,7 @@ class Containers:
     def __init__(self, lifecycle: LifecycleClient, idempotency: Idempotency) -> None:
         self._lifecycle = lifecycle
         self._idempotency = idempotency
+        self._owners: dict[str, str] = {}
 
     async def create(self, caller: Caller, order: CreateContainer, wait: bool) -> Container:
         """Running or failed, or with `wait` off still provisioning."""
@@ -66,6 +68,22 @@ class Containers:
 
     async def delete(self, caller: Caller, container_id: str) -> None:
         await self._lifecycle.delete(await self._own(caller, container_id))
+
+    async def admit(self, caller: Caller, container_id: str) -> str:
+        """The id in its one form, if the caller may do everything with the container.
+
+        For hot paths: an owner never changes, so he is asked for once; whether the container is still there
+        shows when something is done with it.
+        """
+        container_id = _canonical(container_id)
+        owner = self._owners.get(container_id)
+        if owner is None:
+            if len(self._owners) >= MAX_OWNERS_REMEMBERED:
+                self._owners.clear()
+            owner = self._owners[container_id] = (await self._lifecycle.get(container_id)).user_id
+        if not caller.is_admin and owner != caller.user_id:
+            raise Forbidden("this container belongs to someone else")
+        return container_id
 
     async def _own(self, caller: Caller, container_id: str) -> str:
         container_id = _canonical(container_id)

@@ -6,9 +6,10 @@ from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
 
 from services.common import context
 from services.common.errors import (
@@ -52,7 +53,17 @@ def install_error_handlers(app: FastAPI) -> None:
     """What is raised on purpose, by us or the framework. Anything else is a fault: `boundary` answers it."""
     app.add_exception_handler(HzelError, _on_hzel_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(WebSocketRequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
+
+
+async def nothing_there(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    """What the router does with a path that no route has; its own way would refuse a WebSocket without a word."""
+    raise _nothing_there()
+
+
+def _nothing_there() -> NotFound:
+    return NotFound("there is nothing at this path")
 
 
 def _headers(error: HzelError) -> dict[str, str]:
@@ -77,7 +88,7 @@ def _in_short(cause: BaseException | None) -> str | None:
 
 
 async def _on_validation_error(_request: Request, error: Exception) -> Response:
-    if not isinstance(error, RequestValidationError):
+    if not isinstance(error, RequestValidationError | WebSocketRequestValidationError):
         raise error
     return error_response(validation_failed(error.errors()))
 
@@ -86,7 +97,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     if error.status_code == 404:
-        return error_response(NotFound("there is nothing at this path"))
+        return error_response(_nothing_there())
     if error.status_code == 405:
         methods = ", ".join(_allowed_methods(request))
         return error_response(MethodNotAllowed(f"this path allows {methods}"), {"Allow": methods})

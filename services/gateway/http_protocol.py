@@ -39,6 +39,13 @@ class HttpProtocol(HttpToolsProtocol):
             elif self._head_deadline is None:
                 self._start_head_deadline()
 
+    def handle_websocket_upgrade(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            # Pipelined behind a request that is being answered: its answer would become part of the conversation.
+            self.transport.close()
+            return
+        super().handle_websocket_upgrade()
+
     def on_headers_complete(self) -> None:
         self._awaits_head = False
         self._heads += 1

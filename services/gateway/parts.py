@@ -3,12 +3,15 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends
+from starlette.requests import HTTPConnection
 
 from services.gateway.accounts import Accounts
 from services.gateway.authentication import Authentication
+from services.gateway.commands import Commands
 from services.gateway.containers import Containers
 from services.gateway.health import Readiness
+from services.gateway.traffic import Traffic
 
 
 @dataclass(frozen=True)
@@ -16,16 +19,19 @@ class Parts:
     accounts: Accounts
     authentication: Authentication
     containers: Containers
+    commands: Commands
     readiness: Readiness
+    traffic: Traffic
 
 
-def parts(request: Request) -> Parts:
-    found: Parts = request.app.state.parts
+def parts(connection: HTTPConnection) -> Parts:
+    """For a request and for a WebSocket."""
+    found: Parts = connection.app.state.parts
     return found
 
 
-async def _parts(request: Request) -> Parts:
-    return parts(request)
+async def _parts(connection: HTTPConnection) -> Parts:
+    return parts(connection)
 
 
 TheParts = Annotated[Parts, Depends(_parts)]

@@ -14,6 +14,8 @@ CAPABILITIES = tuple(
 )
 IDS_PER_CONTAINER = 65536
 INIT_IN_CONTAINER = "/dev/.init"
+# A host without memory ends a container's process before its own; containerd's protection is not inherited.
+OOM_SCORE_ADJ = 100
 CPU_PERIOD_US = 100_000
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -85,6 +87,7 @@ def container_spec(given: SpecInput) -> dict[str, object]:
             "capabilities": capabilities(given.uid),
             "rlimits": [_open_files(given.open_files_limit)],
             "noNewPrivileges": False,
+            "oomScoreAdj": OOM_SCORE_ADJ,
         },
         "mounts": [*_mounts(), *_bind_mounts(given)],
         "linux": {
@@ -114,6 +117,7 @@ def process_spec(
         "capabilities": capabilities(user.uid),
         "rlimits": [_open_files(open_files_limit)],
         "noNewPrivileges": False,
+        "oomScoreAdj": OOM_SCORE_ADJ,
     }
 
 

@@ -1,6 +1,6 @@
 """Calling our own services."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ from services.common.rpc.server import MAX_MESSAGE_BYTES
 Response = TypeVar("Response")
 
 
-def open_channel(socket: Path) -> grpc.aio.Channel:
+def open_channel(socket: Path, *interceptors: grpc.aio.ClientInterceptor) -> grpc.aio.Channel:
     """A channel to a service on this machine; a service that restarts is found again within a second."""
     return grpc.aio.insecure_channel(
         f"unix:{socket}",
@@ -25,6 +25,7 @@ def open_channel(socket: Path) -> grpc.aio.Channel:
             ("grpc.min_reconnect_backoff_ms", 50),
             ("grpc.max_reconnect_backoff_ms", 500),
         ],
+        interceptors=interceptors,
     )
 
 
@@ -33,5 +34,17 @@ async def call(method: Callable[..., Awaitable[Response]], request: object, time
     try:
         metadata = ((context.REQUEST_ID_METADATA, context.request_id()),)
         return await method(request, timeout=timeout_s, metadata=metadata)
+    except grpc.aio.AioRpcError as error:
+        raise domain_error(error) from error
+
+
+async def stream(
+    method: Callable[..., AsyncIterable[Response]], request: object, timeout_s: float | None = None
+) -> AsyncIterator[Response]:
+    """The answers of a streaming call, with the request id; raises HzelError, never a gRPC error."""
+    try:
+        metadata = ((context.REQUEST_ID_METADATA, context.request_id()),)
+        async for response in method(request, timeout=timeout_s, metadata=metadata):
+            yield response
     except grpc.aio.AioRpcError as error:
         raise domain_error(error) from error

@@ -71,7 +71,7 @@ async def create_container(
     sent = await request.json()
     keyed = KeyedRequest.of(caller.user_id, idempotency_key, request.method, request.url.path, sent)
     answer, is_replayed = await parts.containers.create_once(caller, body, bool(wait), keyed)
-    return _kept(answer, is_replayed)
+    return kept(answer, is_replayed)
 
 
 @router.get("")
@@ -147,7 +147,7 @@ def _record(container: Container) -> Envelope[ContainerRecord]:
     return Envelope(data=ContainerRecord.of(container))
 
 
-def _kept(answer: Answer, is_replayed: bool) -> Response:
+def kept(answer: Answer, is_replayed: bool) -> Response:
     headers = {"Idempotent-Replayed": "true"} if is_replayed else {}
     if answer.status >= 400:
         return enveloped_error(answer.status, json.loads(answer.body), headers)

@@ -1,0 +1,126 @@
+"""WebSockets in routes: who calls, refusals before the upgrade, and a conversation until either side ends it.
+
+    @router.websocket("/ws/things/{thing_id}")
+    async def watch_thing(socket: WebSocket, parts: TheParts, caller: SocketCaller, thing_id: ThingId) -> None:
+        thing = await parts.things.get(caller, thing_id)
+        await converse(socket, parts.things.watch(thing), parts.things.hear)
+
+- `SocketCaller` is the caller, from the header `Authorization` or else from `?token=`.
+- Whatever is raised before the socket is accepted refuses the upgrade: an HzelError with its HTTP status and
+  envelope, as in any other route.
+- `converse` accepts, sends what an asynchronous generator yields, and hands each message of the client to a
+  function. It returns when the generator has ended (normal close), the client has left, or the service stops; the
+  generator is closed then, so its `finally` runs. What either raises closes the socket: see `CLOSE_CODES`.
+  With `first_decides` it accepts only once there is a first frame: what is raised instead of one is a refusal.
+- Nothing is queued: a client that reads slowly holds the generator, a function that takes its time holds the client.
+- Pings and the limit of a message are in `websocket_protocol`; the request id and the log line in `boundary`.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Annotated
+
+import structlog
+from fastapi import Depends, WebSocket, WebSocketDisconnect
+
+from services.common.errors import (
+    Forbidden,
+    HzelError,
+    InvalidRequest,
+    RateLimited,
+    TimedOut,
+    Unauthenticated,
+    Unavailable,
+)
+from services.gateway.authentication import Caller
+from services.gateway.parts import parts
+
+log = structlog.get_logger(__name__)
+
+NORMAL_CLOSURE = 1000
+INTERNAL_ERROR = 1011
+# RFC 6455, section 7.4, and its registry; any other error is 1011. The reason in the frame is the error's code.
+CLOSE_CODES: dict[type[HzelError], int] = {
+    InvalidRequest: 1008,
+    Unauthenticated: 1008,
+    Forbidden: 1008,
+    Unavailable: 1013,
+    RateLimited: 1013,
+    TimedOut: 1013,
+}
+Frame = str | bytes
+
+
+async def _caller(socket: WebSocket) -> Caller:
+    authorization = socket.headers.get("authorization")
+    if authorization is None and (token := socket.query_params.get("token")) is not None:
+        authorization = f"Bearer {token}"
+    return await parts(socket).authentication.caller(authorization)
+
+
+SocketCaller = Annotated[Caller, Depends(_caller)]
+
+
+async def nothing_heard(_message: Frame) -> None:
+    """For conversations in which only the server speaks."""
+
+
+async def converse(
+    socket: WebSocket,
+    outgoing: AsyncGenerator[Frame, None],
+    incoming: Callable[[Frame], Awaitable[None]] = nothing_heard,
+    *,
+    first_decides: bool = False,
+) -> None:
+    """See above. Once the socket is accepted, raises only what is a fault of ours."""
+    async with aclosing(outgoing):
+        first = await anext(outgoing, None) if first_decides else None
+        await socket.accept()
+        code: int | None = NORMAL_CLOSURE
+        reason = ""
+        try:
+            async with asyncio.TaskGroup() as group:
+                hearing = group.create_task(_hear(socket, incoming))
+                if first is not None:
+                    await _say(socket, first)
+                async for frame in outgoing:
+                    await _say(socket, frame)
+                hearing.cancel()
+        except* WebSocketDisconnect:
+            code = None
+        except* HzelError as failed:
+            code, reason = _close(failed)
+    if code is not None:
+        with contextlib.suppress(WebSocketDisconnect):
+            await socket.close(code, reason)
+
+
+async def _hear(socket: WebSocket, incoming: Callable[[Frame], Awaitable[None]]) -> None:
+    while True:
+        message = await socket.receive()
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(message["code"])
+        text = message.get("text")
+        await incoming(text if text is not None else message["bytes"])
+
+
+async def _say(socket: WebSocket, frame: Frame) -> None:
+    if isinstance(frame, str):
+        await socket.send_text(frame)
+    else:
+        await socket.send_bytes(frame)
+
+
+def _close(failed: ExceptionGroup[HzelError]) -> tuple[int, str]:
+    error = failed.exceptions[0]
+    if isinstance(error, ExceptionGroup):
+        return _close(error)
+    if (code := close_code(error)) == INTERNAL_ERROR:
+        log.warning("conversation_failed", code=error.code, reason=error.message)
+    return code, error.code
+
+
+def close_code(error: HzelError) -> int:
+    return next((code for kind, code in CLOSE_CODES.items() if isinstance(error, kind)), INTERNAL_ERROR)
