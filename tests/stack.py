@@ -171,6 +171,28 @@ class Client:
             lambda: record if (record := self.get(container_id))["state"] in states else None, within_s=within_s
         )
 
+    def submit(self, container_id: str, wait: int = 0, **body: Any) -> dict[str, Any]:
+        """Submits a command; the body is the API's."""
+        answer = self.http.post(f"/api/v1/containers/{container_id}/commands?wait={wait}", json=body)
+        assert answer.status_code == 201, answer.text
+        return answer.json()["data"]
+
+    def run(self, container_id: str, shell: str, **body: Any) -> dict[str, Any]:
+        """Runs shell text to its end."""
+        return self.ended(self.submit(container_id, wait=30, command=shell, **body)["id"])
+
+    def command(self, command_id: str, wait: int = 0) -> dict[str, Any]:
+        answer = self.http.get(f"/api/v1/commands/{command_id}?wait={wait}")
+        assert answer.status_code == 200, answer.text
+        return answer.json()["data"]
+
+    def ended(self, command_id: str, within_s: float = 60) -> dict[str, Any]:
+        def look() -> dict[str, Any] | None:
+            record = self.command(command_id, wait=10)
+            return record if record["status"] not in ("queued", "running") else None
+
+        return eventually(look, within_s)
+
     @contextlib.contextmanager
     def container(self, **body: Any) -> Iterator[dict[str, Any]]:
         """A container that is deleted when the block ends, unless it is gone already."""

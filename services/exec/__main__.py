@@ -65,7 +65,8 @@ async def main(settings: Settings) -> None:
         def register(server: grpc.aio.Server) -> None:
             add_ExecServiceServicer_to_server(ExecServicer(operations), server)
 
-        await stack.enter_async_context(serving(settings.exec_socket, register, [SERVICE_NAME]))
+        figures = [outbox.figures, scheduler.figures]
+        await stack.enter_async_context(serving(settings.exec_socket, register, [SERVICE_NAME], figures=figures))
         await run_until(stop, outbox.run(), recover())
 
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from services.common.containerd.errors import ContainerdError
 from services.common.containerd.running import RunningContainers
 from services.common.errors import Conflict, RateLimited, Unavailable
+from services.common.locks import KeyedLocks
 from services.exec.command import Command, CommandSpec, Status
 from services.exec.output import OutputFiles, OutputLog, Piece, Stream
 from services.exec.queue import QueueFull
@@ -27,6 +28,7 @@ class Operations:
         self._containers = containers
         self._files = files
         self._seq = 0
+        self._submitting = KeyedLocks()
         self._recovered = asyncio.Event()
 
     async def recover(self) -> None:
@@ -40,22 +42,12 @@ class Operations:
     ) -> Command:
         """Queues a command; the same id again answers for the first. Raises Conflict, RateLimited, Unavailable."""
         await self._wait_until_recovered()
-        existing = await self._store.find(command_id)
-        if existing is not None:
-            if (existing.container_id, existing.requested_by) != (container_id, requested_by):
+        async with self._submitting.holding(command_id):
+            command = await self._store.find(command_id)
+            if command is None:
+                command = await self._add(command_id, container_id, requested_by, spec)
+            elif (command.container_id, command.requested_by) != (container_id, requested_by):
                 raise Conflict("this id belongs to another command")
-            return await self._settled(existing, wait_s)
-        try:
-            self._scheduler.check_room(container_id)
-            if await self._containers.find(container_id) is None:
-                raise Conflict(NOT_RUNNING)
-        except QueueFull as error:
-            raise RateLimited("too many commands wait for this container") from error
-        except ContainerdError as error:
-            raise Unavailable("the container runtime is not available, try again") from error
-        self._seq += 1
-        command = await self._store.add(command_id, self._seq, container_id, requested_by, spec)
-        self._scheduler.enqueue(command)
         return await self._settled(command, wait_s)
 
     async def get(self, command_id: str, wait_s: float = 0) -> Command:
@@ -136,6 +128,20 @@ class Operations:
         with output.in_use():
             stdout, stderr = (output.read_stream(stream, 0, most) for stream in Stream)
             return stdout, stderr, any(output.kept(stream) > most for stream in Stream)
+
+    async def _add(self, command_id: str, container_id: str, requested_by: str, spec: CommandSpec) -> Command:
+        try:
+            self._scheduler.check_room(container_id)
+            if await self._containers.find(container_id) is None:
+                raise Conflict(NOT_RUNNING)
+        except QueueFull as error:
+            raise RateLimited("too many commands wait for this container") from error
+        except ContainerdError as error:
+            raise Unavailable("the container runtime is not available, try again") from error
+        self._seq += 1
+        command = await self._store.add(command_id, self._seq, container_id, requested_by, spec)
+        self._scheduler.enqueue(command)
+        return command
 
     def _ended_output(self, command: Command) -> OutputLog:
         output = self._files.log(command.id, command.spec.max_output_bytes)

@@ -17,6 +17,15 @@ class FairQueue:
         self._queues: OrderedDict[str, deque[str]] = OrderedDict()
         self._running: Counter[str] = Counter()
 
+    @property
+    def waiting(self) -> int:
+        """Of all containers."""
+        return sum(len(queue) for queue in self._queues.values())
+
+    @property
+    def running(self) -> int:
+        return self._running.total()
+
     def check_room(self, container_id: str) -> None:
         """Raises QueueFull."""
         if len(self._queues.get(container_id, ())) >= self._waiting:

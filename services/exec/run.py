@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -11,12 +11,13 @@ import structlog
 
 from services.common import inside
 from services.common.containerd.accounts import NoSuchUser, find_account
-from services.common.containerd.errors import ContainerdError, ContainerdUnavailable
-from services.common.containerd.processes import Processes
+from services.common.containerd.errors import ContainerdAlreadyExists, ContainerdError, ContainerdUnavailable
+from services.common.containerd.processes import Processes, Streams
 from services.common.containerd.running import RunningContainer, RunningContainers
 from services.common.containerd.spec import INIT_IN_CONTAINER, process_spec
 from services.common.containerd.tasks import TaskExit, TaskStatus
 from services.exec.command import Command, Outcome, Status
+from services.exec.exit_events import Ending
 from services.exec.keeper_client import KeeperClient
 from services.exec.output import OutputFiles, Stream
 from services.exec.process import Fifos, InputWriter, OutputReader, is_disk_full, wait_for_end
@@ -112,6 +113,7 @@ class Run:
             self._stop_reason = reason
         if self._tree is not None:
             if self._ending is None:
+                self._child = self._child or self._tree.first_child()
                 self._ending = asyncio.create_task(self._end_tree(self._tree))
             await asyncio.shield(self._ending)
 
@@ -164,14 +166,21 @@ class Run:
         streams = self._fifos.make(has_input)
         self._attach_output()
         try:
-            _, self.command = await asyncio.gather(
-                processes.add(command.container_id, command.id, streams, spec), mark_running()
-            )
+            _, self.command = await asyncio.gather(self._add(streams, spec), mark_running())
             self._pid = await processes.start(command.container_id, command.id)
         except ContainerdError as error:
             log.warning("start_failed", command_id=command.id, error=str(error))
             raise CouldNotStart(await self._why_not_started()) from error
         self._attach_process()
+
+    async def _add(self, streams: Streams, spec: Mapping[str, object]) -> None:
+        container_id, exec_id = self.command.container_id, self.command.id
+        try:
+            await self._node.processes.add(container_id, exec_id, streams, spec)
+        except ContainerdAlreadyExists:
+            # Left by an earlier process of this service, which had not marked it as running: it never ran.
+            await self._node.processes.delete(container_id, exec_id)
+            await self._node.processes.add(container_id, exec_id, streams, spec)
 
     async def _find_container(self) -> RunningContainer:
         try:
@@ -283,12 +292,9 @@ class Run:
     async def _judge(self, exit_seen: TaskExit | None) -> Outcome:
         """From the runtime's status and what the kernel said of the command itself."""
         status = exit_seen.status if exit_seen is not None else None
-        child = self._child if self._stop_reason is not None or status is None else 0
-        ending = None
-        if status is None or status > 128 or child:
-            ending = await self._node.keeper.ending(self._pid, KILLED if status is None else status, child)
+        ending = await self._ask_for_ending(status)
         exit_code = ending.exit_code if ending is not None else status
-        if child and ending is None:
+        if self._stop_reason is not None and ending is None:
             # The status is that of the init, which we have killed ourselves.
             exit_code = None
         signal_name = ending.signal if ending is not None else ""
@@ -299,16 +305,26 @@ class Run:
             timed_out = self._stop_reason is StopReason.TIMED_OUT
             error = "" if timed_out else self._stop_reason.value
             return self._outcome(Status.FAILED, exit_code, signal_name, timed_out, error)
-        if (status is None or signal_name == "KILL") and await self._container_is_gone():
-            error = CONTAINER_STOPPED if ending is not None else f"exit status unknown: {CONTAINER_STOPPED}"
+        if status in (None, KILLED) and signal_name in ("", "KILL") and await self._container_is_gone():
+            # The kernel has killed everything in it.
+            return self._outcome(Status.FAILED, None, "KILL", error=CONTAINER_STOPPED)
         succeeded = exit_code == 0 and not error
         return self._outcome(Status.SUCCEEDED if succeeded else Status.FAILED, exit_code, signal_name, error=error)
 
+    async def _ask_for_ending(self, status: int | None) -> Ending | None:
+        """What the kernel said of the command's end, where the runtime's status leaves anything open."""
+        if self._stop_reason is not None:
+            return await self._node.keeper.ending(self._pid, 0, self._child) if self._child else None
+        if status is None:
+            return await self._node.keeper.ending(self._pid, KILLED, self._child)
+        return await self._node.keeper.ending(self._pid, status) if status > 128 else None
+
     async def _container_is_gone(self) -> bool:
         try:
-            return await self._node.containers.find(self.command.container_id) is None
+            container = await self._node.containers.find(self.command.container_id)
         except ContainerdError:
             return False
+        return container is None or container.is_ending
 
     def _outcome(
         self,

@@ -10,6 +10,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from services.common.containerd.errors import ContainerdError
+from services.common.rpc.figures import Figure
 from services.exec.command import Command, Outcome, Status
 from services.exec.output import Stream
 from services.exec.process import Fifos
@@ -39,6 +40,12 @@ class Scheduler:
     def check_room(self, container_id: str) -> None:
         """Raises QueueFull."""
         self._queue.check_room(container_id)
+
+    async def figures(self) -> list[Figure]:
+        return [
+            Figure("commands_queued", "Commands that wait for a slot.", self._queue.waiting),
+            Figure("commands_running", "Commands that have one.", self._queue.running),
+        ]
 
     def enqueue(self, command: Command) -> None:
         self._runs[command.id] = Run(self._node, command)
@@ -140,8 +147,10 @@ class Scheduler:
                 continue
             command = await self._store.find(folder.name)
             if command is not None:
+                # One that was only prepared can't be killed, but deleted.
                 with contextlib.suppress(ContainerdError):
                     await self._node.processes.kill(command.container_id, command.id, signal.SIGKILL)
+                with contextlib.suppress(ContainerdError):
                     await self._node.processes.delete(command.container_id, command.id)
             self._node.keeper.forget(folder.name)
             Fifos(folder).remove()

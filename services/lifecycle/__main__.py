@@ -1,7 +1,6 @@
 """The lifecycle service: `python -m services.lifecycle`."""
 
 import asyncio
-import contextlib
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from hzel.lifecycle.v1.lifecycle_pb2_grpc import add_LifecycleServiceServicer_to
 from services.common import logging
 from services.common.containerd.connection import Connection
 from services.common.database import Database
+from services.common.loops import run_until
 from services.common.outbox import Outbox
 from services.common.rpc.server import serving, stop_on_signals
 from services.common.settings import Settings
@@ -52,21 +52,10 @@ async def main(settings: Settings) -> None:
         def register(server: grpc.aio.Server) -> None:
             add_LifecycleServiceServicer_to_server(servicer, server)
 
-        await stack.enter_async_context(serving(settings.lifecycle_socket, register, [SERVICE_NAME]))
-        await _run_until(stop, outbox, reconciler)
-
-
-async def _run_until(stop: asyncio.Event, outbox: Outbox, reconciler: Reconciler) -> None:
-    """Ends when asked to; one of the two loops failing ends the process, and it is started afresh."""
-    loops = [asyncio.create_task(outbox.run()), asyncio.create_task(reconciler.run())]
-    stopped = asyncio.create_task(stop.wait())
-    done, _ = await asyncio.wait([*loops, stopped], return_when=asyncio.FIRST_COMPLETED)
-    for task in (*loops, stopped):
-        task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await asyncio.gather(*loops)
-    for task in done:
-        task.result()
+        await stack.enter_async_context(
+            serving(settings.lifecycle_socket, register, [SERVICE_NAME], figures=[outbox.figures])
+        )
+        await run_until(stop, outbox.run(), reconciler.run())
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ import os
 import shutil
 from pathlib import Path
 
+from services.common import layout
+
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 
 
@@ -11,14 +13,15 @@ class Cgroups:
     """Groups below `/<instance>`, on version 1 (a tree per controller) and version 2 (one tree)."""
 
     def __init__(self, instance: str, root: Path = CGROUP_ROOT) -> None:
-        self.parent = f"/{instance}"
+        self._instance = instance
+        self.parent = layout.cgroup_parent(instance)
         unified = (root / "cgroup.controllers").exists()
         self._trees = [root] if unified else sorted({tree.resolve() for tree in root.iterdir() if tree.is_dir()})
         self._events = ("memory.events", root) if unified else ("memory.oom_control", root / "memory")
 
     def path(self, container_id: str) -> str:
         """The group as the runtime specification names it."""
-        return f"{self.parent}/{container_id}"
+        return layout.cgroup(self._instance, container_id)
 
     def memory_kills(self, container_id: str) -> int:
         """Processes the kernel has killed for want of memory; 0 where the group is gone."""

@@ -13,7 +13,6 @@ import os
 import re
 import threading
 import time
-import uuid
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,6 +21,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, ip_address
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from services.common import layout
 from services.lifecycle import netlink
 from services.lifecycle.netlink import RouteSocket
 from services.lifecycle.nftables import Filter, Nftables, NftablesError, accept_in_iptables, forget_in_iptables
@@ -86,8 +86,7 @@ class Network:
         return self._gateway.ip
 
     def link(self, container_id: str, ip: IPv4Address | str) -> Link:
-        """The link of the container with this id, a UUID of version 7 (its last 48 bits are random)."""
-        return Link(f"{self._instance[:2]}{uuid.UUID(container_id).hex[-12:]}", IPv4Address(ip))
+        return Link(layout.link_name(self._instance, container_id), IPv4Address(ip))
 
     async def ensure(self, links: Iterable[Link] = ()) -> None:
         """Makes the bridge and the rules what they should be, whatever they are, and mends the given links

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import structlog
 
+from services.common import layout
 from services.common.containerd.connection import Connection
 from services.common.containerd.containers import Containers
 from services.common.containerd.images import Images
@@ -55,7 +56,7 @@ def build_node(settings: Settings, connection: Connection, subnet: IPv4Network) 
         containers=Containers(connection),
         tasks=Tasks(connection, settings.run_dir / "runtime"),
         disks=disks,
-        filesystems=RootFilesystems(settings.run_dir / "containers", disks),
+        filesystems=RootFilesystems(layout.containers_folder(settings.run_dir), disks),
         network=Network(settings.instance, subnet),
         cgroups=Cgroups(settings.instance),
         files=NodeFiles(

@@ -213,6 +213,7 @@ def test_json_is_what_the_contract_says(admin: Client) -> None:
     assert answer.headers["x-request-id"]
     fields = """
         id name node_name cpu_cores memory_mb disk_gb state created_at permissions proxmox_ctid ctid user_id image
-        runtime labels env ip_address started_at finished_at exit_code state_reason auto_stop_s expires_at restart_policy
+        runtime labels env ip_address started_at finished_at exit_code state_reason
+        auto_stop_s expires_at restart_policy
     """
     assert set(fields.split()) <= answer.json()["data"].keys()

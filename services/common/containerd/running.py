@@ -26,6 +26,15 @@ class RunningContainer:
         """Its root filesystem, to be looked into only as services.common.inside does."""
         return Path(f"/proc/{self.pid}/root")
 
+    @property
+    def is_ending(self) -> bool:
+        """PID 1 has begun to exit: the kernel takes its memory before it kills the others, and tells of it after."""
+        try:
+            Path(f"/proc/{self.pid}/exe").readlink()
+        except OSError:
+            return True
+        return False
+
 
 class RunningContainers:
     """Asks containerd each time whether a container runs; its specification is read once a run."""

@@ -1,4 +1,4 @@
-"""A lock per container, gone when nobody wants it."""
+"""A lock per id, gone when nobody wants it."""
 
 import asyncio
 from collections.abc import AsyncIterator
