@@ -7,7 +7,8 @@
 It is a process of its own that does nothing else, so that nothing ends it when exec dies. Messages go over a
 SOCK_SEQPACKET socket, a JSON object each, descriptors beside it:
 `{"hold": id}` with descriptors; `{"watch": id, "pid": pid}`; `{"release": id}`;
-`{"ending": pid, "status": n, "child": pid or 0}` answered by `{"pid": …, "status": n, "signal": "KILL"}` or `{}`.
+`{"ending": id, "pid": pid or 0, "status": n, "child": pid or 0}` answered by
+`{"pid": …, "status": n, "signal": "KILL"}` or `{}`; a pid of 0 is one that the caller doesn't know.
 """
 
 import dataclasses
@@ -79,7 +80,8 @@ class Keeper:
     def _handle(self, message: dict[str, Any], descriptors: list[int]) -> dict[str, Any] | None:
         match message:
             case {"hold": command_id}:
-                self._release(command_id)
+                # Held again by the next exec process: what is known of the command stays known.
+                self._let_go(command_id)
                 self._held[command_id] = descriptors
             case {"watch": command_id, "pid": pid}:
                 self._pids[command_id] = pid
@@ -87,16 +89,19 @@ class Keeper:
                     self._endings.watch(pid)
             case {"release": command_id}:
                 self._release(command_id)
-            case {"ending": pid, "status": status, "child": child}:
-                return self._ending(pid, status, child)
+            case {"ending": command_id, "pid": pid, "status": status, "child": child}:
+                return self._ending(pid or self._pids.get(command_id, 0), status, child)
         return None
 
     def _release(self, command_id: str) -> None:
-        for descriptor in self._held.pop(command_id, []):
-            os.close(descriptor)
+        self._let_go(command_id)
         pid = self._pids.pop(command_id, None)
         if pid is not None and self._endings is not None:
             self._endings.forget(pid)
+
+    def _let_go(self, command_id: str) -> None:
+        for descriptor in self._held.pop(command_id, []):
+            os.close(descriptor)
 
     def _ending(self, pid: int, status: int, child: int) -> dict[str, Any]:
         if self._endings is None:

@@ -52,10 +52,11 @@ class KeeperClient:
         self._held.pop(command_id, None)
         self._tell({"release": command_id})
 
-    async def ending(self, pid: int, status: int, child: int = 0) -> Ending | None:
+    async def ending(self, command_id: str, pid: int, status: int, child: int = 0) -> Ending | None:
         """How a child of `pid` ended: `child`, or the one the runtime reports with `status`; None if nobody knows."""
+        question = {"ending": command_id, "pid": pid, "status": status, "child": child}
         for _ in range(ATTEMPTS):
-            answer = await asyncio.to_thread(self._ask, {"ending": pid, "status": status, "child": child})
+            answer = await asyncio.to_thread(self._ask, question)
             if answer:
                 return Ending(**answer)
             # The kernel tells the parent before it tells the connector.

@@ -314,10 +314,10 @@ class Run:
     async def _ask_for_ending(self, status: int | None) -> Ending | None:
         """What the kernel said of the command's end, where the runtime's status leaves anything open."""
         if self._stop_reason is not None:
-            return await self._node.keeper.ending(self._pid, 0, self._child) if self._child else None
+            return await self._node.keeper.ending(self.command.id, self._pid, 0, self._child) if self._child else None
         if status is None:
-            return await self._node.keeper.ending(self._pid, KILLED, self._child)
-        return await self._node.keeper.ending(self._pid, status) if status > 128 else None
+            return await self._node.keeper.ending(self.command.id, self._pid, KILLED, self._child)
+        return await self._node.keeper.ending(self.command.id, self._pid, status) if status > 128 else None
 
     async def _container_is_gone(self) -> bool:
         try:

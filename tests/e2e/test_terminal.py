@@ -97,8 +97,9 @@ async def test_the_size_is_there_from_the_first_byte_of_a_program(
 ) -> None:
     async with terminal(stack, admin, container["id"]) as prepared:
         await prepared.runs("printf '#!/bin/sh\\nstty size\\n' > /bin/look; chmod +x /bin/look")
+    look = {"shell": "look", "cols": 91, "rows": 17}
     for _ in range(12):
-        async with terminal(stack, admin, container["id"], shell="look", cols=91, rows=17) as opened:
+        async with terminal(stack, admin, container["id"], **look) as opened:
             await opened.rest()
             assert opened.output == "17 91\r\n"
 
@@ -125,7 +126,7 @@ async def test_the_login_is_that_of_the_containers_own_files(
         assert printed.splitlines()[:3] == ["1000", "1000", "/home/ada"]
         assert printed.splitlines()[3].startswith("ada /home/ada ")
         assert printed.splitlines()[4] == "1000"
-    async with terminal(stack, admin, container["id"], cwd="/usr", shell="/bin/ash") as placed:
+    async with terminal(stack, admin, container["id"], **{"cwd": "/usr", "shell": "/bin/ash"}) as placed:
         assert await placed.runs("pwd; echo $SHELL") == "/usr\n/bin/ash"
 
 

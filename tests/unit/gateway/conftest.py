@@ -14,17 +14,28 @@ from sqlalchemy import text
 
 from services.common.database import Database
 from services.common.rpc.channel import open_channel
+from services.common.rpc.figures import FiguresClient
+from services.common.rpc.probe import Probe
 from services.gateway.accounts import Accounts, Role, User, add_token, add_user
 from services.gateway.app import create_app
 from services.gateway.authentication import Authentication
 from services.gateway.clients import LifecycleClient
+from services.gateway.commands import Commands
 from services.gateway.containers import Containers
+from services.gateway.exec_client import ExecClient
 from services.gateway.health import Readiness
 from services.gateway.idempotency import Idempotency
+from services.gateway.metrics import Metrics
+from services.gateway.metrics_client import MetricsClient
 from services.gateway.parts import Parts
+from services.gateway.scrape import Scrape
 from services.gateway.tables import MIGRATIONS
+from services.gateway.terminal_client import TerminalClient
+from services.gateway.terminals import Terminals
+from services.gateway.traffic import Traffic
 
 NO_NATS = "nats://127.0.0.1:1"
+SCRAPE_TOKEN = "for the scraper"
 
 
 @pytest.fixture(scope="session")
@@ -99,13 +110,21 @@ async def token(database: Database, user: User) -> str:
 
 @pytest.fixture
 async def parts(database: Database, tmp_path: Path) -> AsyncIterator[Parts]:
-    async with open_channel(tmp_path / "no-lifecycle.sock") as channel:
-        lifecycle = LifecycleClient(channel)
+    async with open_channel(tmp_path / "nobody.sock") as channel:
+        lifecycle, metrics, traffic = LifecycleClient(channel), MetricsClient(channel), Traffic()
+        authentication, idempotency = Authentication(database), Idempotency(database)
+        containers = Containers(lifecycle, idempotency)
+        figures = {"lifecycle": FiguresClient(channel)}
         yield Parts(
             accounts=Accounts(database),
-            authentication=Authentication(database),
-            containers=Containers(lifecycle, Idempotency(database)),
-            readiness=Readiness(database, lifecycle, NO_NATS),
+            authentication=authentication,
+            containers=containers,
+            commands=Commands(ExecClient(channel), containers, idempotency),
+            terminals=Terminals(TerminalClient(channel), containers, 1024**2),
+            metrics=Metrics(metrics, containers),
+            scrape=Scrape(authentication, SCRAPE_TOKEN, lifecycle, metrics, figures, traffic),
+            readiness=Readiness(database, lifecycle, NO_NATS, {"metrics": Probe(channel).check}),
+            traffic=traffic,
         )
 
 

@@ -44,6 +44,15 @@ async def test_every_route_is_described(document: dict[str, Any]) -> None:
         "POST /api/v1/containers/{container_id}/start",
         "POST /api/v1/containers/{container_id}/stop",
         "POST /api/v1/containers/{container_id}/restart",
+        "GET /api/v1/containers/{container_id}/commands",
+        "POST /api/v1/containers/{container_id}/commands",
+        "GET /api/v1/commands/{command_id}",
+        "POST /api/v1/commands/{command_id}/cancel",
+        "GET /api/v1/commands/{command_id}/output",
+        "GET /api/v1/containers/{container_id}/metrics",
+        "GET /api/v1/containers/{container_id}/metrics/history",
+        "GET /metrics",
+        "GET /api/v1/terminal-recordings/{recording_id}",
     }
 
 

@@ -54,6 +54,7 @@ async def test_readiness_names_each_dependency(anonymous: httpx.AsyncClient, ref
         {"field": "lifecycle", "message": "unavailable"},
         {"field": "containerd", "message": "unknown"},
         {"field": "nats", "message": "unavailable"},
+        {"field": "metrics", "message": "unavailable"},
     ]
 
 
@@ -78,7 +79,7 @@ async def test_nothing_is_said_to_strangers(
 
 
 async def test_unknown_paths_and_methods(client: httpx.AsyncClient, refused: Refused) -> None:
-    for path in ("/", "/nowhere", "/api/v1", f"{CONTAINERS}/", f"{CONTAINERS}/{SOME_ID}/metrics", "/api/v1/audit-logs"):
+    for path in ("/", "/nowhere", "/api/v1", f"{CONTAINERS}/", f"{CONTAINERS}/{SOME_ID}/metric", "/api/v1/audit-logs"):
         refused(await client.get(path), 404, "NOT_FOUND")
     answer = await client.put(CONTAINERS)
     refused(answer, 405, "METHOD_NOT_ALLOWED")

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from services.gateway.__main__ import listening_socket
 
@@ -20,7 +22,7 @@ ROOT = Path(__file__).parents[3]
 
 
 @contextlib.asynccontextmanager
-async def gateway(state: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+async def gateway(state: Path, **more: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
     """A running one and its address, taken from its log; no lifecycle, no NATS."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -34,6 +36,7 @@ async def gateway(state: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process
             "HZEL_RUN_DIR": str(state / "run"),
             "HZEL_LISTEN": "127.0.0.1:0",
             "HZEL_NATS_URL": "nats://127.0.0.1:1",
+            **more,
         },
         stderr=asyncio.subprocess.PIPE,
     )
@@ -104,6 +107,19 @@ async def test_a_body_that_is_sent_in_full_before_the_answer_is_read_gets_its_41
             )
             assert answer.status_code == 413
             assert (await client.get("/api/v1/auth/me")).status_code == 200
+
+
+async def test_a_token_in_the_query_of_a_websocket_is_in_no_log(tmp_path: Path) -> None:
+    async with gateway(tmp_path, HZEL_LOG_LEVEL="debug") as (process, address):
+        token = (tmp_path / "admin-token").read_text().strip()
+        for path in ("/ws/nothing", "/ws/nothing/else"):
+            with pytest.raises(InvalidStatus):
+                await connect(f"ws://{address}{path}?token={token}", proxy=None)
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        log = await asyncio.wait_for(process.stderr.read(), 10)
+    assert log.count(b'"websocket"') == 2
+    assert token.encode() not in log
 
 
 def test_the_address_may_be_taken() -> None:
