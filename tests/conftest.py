@@ -14,12 +14,14 @@ from tests.stack import Client, Stack, remove_folder
 
 
 @pytest.fixture(scope="session")
-def stack() -> Stack:
+def stack() -> Iterator[Stack]:
     """The stack that tests/run has started; shared, also between processes."""
     given = os.environ.get("HZEL_TEST_STACK")
     if not given:
         pytest.fail("these tests need a running stack: start them with tests/run")
-    return Stack(json.loads(given))
+    shared = Stack(json.loads(given))
+    yield shared
+    shared.close()
 
 
 @pytest.fixture

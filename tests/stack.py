@@ -69,9 +69,13 @@ class Stack:
     def up(self) -> None:
         self._deploy("up", "--detach")
 
-    def down(self, *options: str) -> None:
+    def close(self) -> None:
+        """Closes the connections of every client."""
         for client in self._clients:
             client.close()
+
+    def down(self, *options: str) -> None:
+        self.close()
         self._deploy("down", *options)
 
     def _deploy(self, command: str, *options: str) -> None:

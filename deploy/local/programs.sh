@@ -4,7 +4,7 @@
 # Sourced after namespace.sh.
 
 # In the order in which they start; they stop in the reverse one.
-SERVICES=(keeper lifecycle exec gateway)
+SERVICES=(keeper lifecycle exec terminal metrics gateway)
 
 make_folders() {
   local private=("$HZEL_STATE_DIR"/{logs,nats} "$HZEL_RUN_DIR"/{config,supervisor})

@@ -3,16 +3,19 @@
 import asyncio
 import fcntl
 import hashlib
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import alembic.command
 import alembic.config
+import sqlalchemy.exc
 from sqlalchemy import URL, Connection, Engine, Row, Select, create_engine, event, make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import StaticPool
+
+from services.common.errors import Unavailable
 
 LOCK_WAIT_S = 30
 
@@ -49,18 +52,23 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self, durable: bool = True) -> AsyncIterator[AsyncConnection]:
-        """`durable` off: a power cut may undo it, the death of a process may not; faster by a disk's flush."""
-        if self.is_sqlite:
-            # The one connection is shared: transactions follow one another.
-            async with self._one_writer:
-                self._synchronous = "FULL" if durable else "NORMAL"
+        """`durable` off: a power cut may undo it, the death of a process may not; faster by a disk's flush.
+
+        Raises Unavailable when the database does not answer or its disk is full. Nothing but statements
+        belongs in the block: any OSError in it is taken for the connection's.
+        """
+        with _database_errors():
+            if self.is_sqlite:
+                # The one connection is shared: transactions follow one another.
+                async with self._one_writer:
+                    self._synchronous = "FULL" if durable else "NORMAL"
+                    async with self._engine.begin() as connection:
+                        yield connection
+            else:
                 async with self._engine.begin() as connection:
+                    if not durable:
+                        await connection.execute(text("SET LOCAL synchronous_commit = off"))
                     yield connection
-        else:
-            async with self._engine.begin() as connection:
-                if not durable:
-                    await connection.execute(text("SET LOCAL synchronous_commit = off"))
-                yield connection
 
     async def read_one(self, query: Select[*AnyRow], parameters: Mapping[str, Any]) -> Row[*AnyRow] | None:
         """The one row of a query, or None, outside of any transaction: what is committed now.
@@ -68,12 +76,13 @@ class Database:
         For hot paths. On SQLite it switches to no other thread: a reader waits for nobody there, and what an
         index finds takes microseconds.
         """
-        if self._reader is not None:
-            with self._reader.connect() as reader:
-                return reader.execute(query, parameters).one_or_none()
-        async with self._engine.connect() as shared:
-            connection = await shared.execution_options(isolation_level="AUTOCOMMIT")
-            return (await connection.execute(query, parameters)).one_or_none()
+        with _database_errors():
+            if self._reader is not None:
+                with self._reader.connect() as reader:
+                    return reader.execute(query, parameters).one_or_none()
+            async with self._engine.connect() as shared:
+                connection = await shared.execution_options(isolation_level="AUTOCOMMIT")
+                return (await connection.execute(query, parameters)).one_or_none()
 
     def _sqlite_engine(self, url: str) -> AsyncEngine:
         engine = create_async_engine(url, poolclass=StaticPool, hide_parameters=True)
@@ -95,7 +104,7 @@ class Database:
         return engine
 
     async def check(self) -> None:
-        """Raises what the driver raises when the database does not answer."""
+        """Raises Unavailable when the database does not answer."""
         async with self.transaction() as connection:
             await connection.execute(text("SELECT 1"))
 
@@ -114,6 +123,20 @@ class Database:
             await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
             await connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{self.service}"'))
             await connection.run_sync(_upgrade, migrations)
+
+
+@contextmanager
+def _database_errors() -> Iterator[None]:
+    try:
+        yield
+    except (
+        sqlalchemy.exc.OperationalError,
+        sqlalchemy.exc.InterfaceError,
+        sqlalchemy.exc.TimeoutError,
+        OSError,
+        TimeoutError,
+    ) as error:
+        raise Unavailable("the database is not available, try again") from error
 
 
 def _upgrade(connection: Connection, migrations: Path) -> None:

@@ -20,5 +20,15 @@ def link_name(instance: str, container_id: str) -> str:
 
 
 def containers_folder(run_dir: Path) -> Path:
-    """A folder for each container with its mounts: `disk`, and `rootfs` over it."""
+    """A folder for each container that runs, with its mounts: its disk, and the root filesystem over it."""
     return run_dir / "containers"
+
+
+def disk_folder(run_dir: Path, container_id: str) -> Path:
+    """Where a container's disk is mounted; what the container wrote is below `upper`."""
+    return containers_folder(run_dir) / container_id / "disk"
+
+
+def disk_io_before(disk: Path) -> Path:
+    """A file beside a mounted disk: what its block device had counted when it became the container's."""
+    return disk.with_name("disk-io-before")

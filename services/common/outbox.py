@@ -6,6 +6,8 @@ Their message id makes JetStream drop those it still has.
 """
 
 import asyncio
+import time
+import uuid
 from datetime import UTC, datetime, timedelta
 
 import nats
@@ -15,12 +17,14 @@ import nats.js.errors
 import structlog
 from nats.aio.client import Client
 from nats.js import JetStreamContext
-from sqlalchemy import Column, Index, MetaData, Table, Text, delete, insert, select, update
+from sqlalchemy import Column, Index, MetaData, Table, Text, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.columns import UtcDateTime
 from services.common.database import Database
+from services.common.errors import Unavailable
 from services.common.events import STREAM, STREAM_SUBJECTS, OutgoingEvent
+from services.common.rpc.figures import Figure
 
 log = structlog.get_logger(__name__)
 
@@ -66,6 +70,18 @@ class Outbox:
     def wake(self) -> None:
         self._written.set()
 
+    async def figures(self) -> list[Figure]:
+        """How far publishing is behind. An event's id has the time of its writing in its first 48 bits."""
+        unpublished = self._table.c.published_at.is_(None)
+        query = select(func.count(), func.min(self._table.c.id)).where(unpublished)
+        async with self._database.transaction() as connection:
+            count, oldest = (await connection.execute(query)).one()
+        age_s = max(0.0, time.time() - (uuid.UUID(oldest).int >> 80) / 1000) if oldest else 0.0
+        return [
+            Figure("events_unpublished", "Events that wait to be published.", count),
+            Figure("events_oldest_unpublished_age_seconds", "How long the oldest of them has waited.", age_s),
+        ]
+
     async def run(self) -> None:
         """Publishes until cancelled; NATS may come and go meanwhile."""
         backoff = 0.05
@@ -90,6 +106,8 @@ class Outbox:
                 await self._publish_forever(client, stream)
             except (nats.errors.Error, nats.js.errors.Error, OSError, TimeoutError) as error:
                 log.warning("nats_unavailable", error=type(error).__name__)
+            except Unavailable:
+                log.warning("outbox_unavailable")
             finally:
                 self.connected = False
                 await _close(client)

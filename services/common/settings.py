@@ -40,7 +40,9 @@ class Settings(BaseSettings):
     commands_waiting_per_container: int = Field(1000, ge=0, description="commands that may wait for a container")
     command_retention_s: int = Field(7 * 86400, ge=60, description="how long an ended command is remembered")
     command_output_mb: int = Field(10240, ge=16, description="output of all ended commands that is kept at most")
-    terminals_per_container: int = Field(256, ge=1, description="terminals that are open at the same time in a container")
+    terminals_per_container: int = Field(
+        256, ge=1, description="terminals that are open at the same time in a container"
+    )
     terminals_per_node: int = Field(1024, ge=1, description="terminals that are open at the same time on the node")
     terminal_idle_s: float = Field(4 * 3600, gt=0, description="a terminal ends when nothing happens in it for so long")
     terminal_scrollback_kb: int = Field(256, ge=0, description="output that a terminal shows again, KiB")
@@ -50,6 +52,7 @@ class Settings(BaseSettings):
         Path("/usr/share/containers/seccomp.json"), description="seccomp profile in Docker's format"
     )
     init_path: Path = Field(Path("/usr/bin/tini-static"), description="static init that becomes PID 1")
+    scrape_token: str = Field("", description="bearer token that may read /metrics; empty: only an admin's")
     log_format: Literal["json", "console"] = Field("json", description="form of the log lines")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level logged")
 
@@ -86,6 +89,10 @@ class Settings(BaseSettings):
     @property
     def terminal_socket(self) -> Path:
         return self.run_dir / "terminal.sock"
+
+    @property
+    def metrics_socket(self) -> Path:
+        return self.run_dir / "metrics.sock"
 
     @property
     def admin_token_file(self) -> Path:

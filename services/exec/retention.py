@@ -4,8 +4,8 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
+from services.common.errors import Unavailable
 from services.exec.output import OutputFiles
 from services.exec.store import Store
 
@@ -29,7 +29,7 @@ class Retention:
         while True:
             try:
                 await self.sweep()
-            except (SQLAlchemyError, OSError) as error:
+            except (Unavailable, OSError) as error:
                 log.warning("retention_failed", error=type(error).__name__)
             await asyncio.sleep(EVERY_S)
 

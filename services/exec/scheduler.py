@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 
 import psutil
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
 from services.common.containerd.errors import ContainerdError
+from services.common.errors import Unavailable
 from services.common.rpc.figures import Figure
 from services.exec.command import Command, Outcome, Status
 from services.exec.output import Stream
@@ -116,7 +116,7 @@ class Scheduler:
         while True:
             try:
                 run.command = await self._store.finish(run.command, outcome)
-            except SQLAlchemyError as error:
+            except Unavailable as error:
                 log.warning("outcome_not_written", command_id=run.command.id, error=type(error).__name__)
                 await asyncio.sleep(RETRY_S)
             else:

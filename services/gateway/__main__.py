@@ -12,6 +12,8 @@ from fastapi import FastAPI
 from services.common import logging
 from services.common.database import Database
 from services.common.rpc.channel import open_channel
+from services.common.rpc.figures import FiguresClient
+from services.common.rpc.probe import Probe
 from services.common.rpc.server import stop_on_signals
 from services.common.settings import Settings
 from services.gateway.accounts import Accounts
@@ -25,8 +27,13 @@ from services.gateway.first_admin import ensure_first_admin
 from services.gateway.health import Readiness
 from services.gateway.http_protocol import HttpProtocol
 from services.gateway.idempotency import Idempotency
+from services.gateway.metrics import Metrics
+from services.gateway.metrics_client import MetricsClient
 from services.gateway.parts import Parts
+from services.gateway.scrape import Scrape
 from services.gateway.tables import MIGRATIONS
+from services.gateway.terminal_client import TerminalClient
+from services.gateway.terminals import Terminals
 from services.gateway.traffic import CallCounter, Traffic
 from services.gateway.websocket_protocol import PING_EVERY_S, PONG_WITHIN_S, WebSocketProtocol
 
@@ -56,13 +63,36 @@ async def serve(settings: Settings) -> None:
         idempotency = Idempotency(database)
         containers = Containers(lifecycle, idempotency)
         exec_channel = await stack.enter_async_context(open_channel(settings.exec_socket, counter))
+        terminal_channel = await stack.enter_async_context(open_channel(settings.terminal_socket, counter))
+        terminals = Terminals(TerminalClient(terminal_channel), containers, settings.upload_max_mb * 1024**2)
+        metrics_channel = await stack.enter_async_context(open_channel(settings.metrics_socket, counter))
+        metrics = MetricsClient(metrics_channel)
+        channels = {
+            "lifecycle": channel,
+            "exec": exec_channel,
+            "terminal": terminal_channel,
+            "metrics": metrics_channel,
+        }
+        figures = {name: FiguresClient(one) for name, one in channels.items()}
         app = create_app(
             Parts(
                 accounts=Accounts(database),
                 authentication=authentication,
                 containers=containers,
                 commands=Commands(ExecClient(exec_channel), containers, idempotency),
-                readiness=Readiness(database, lifecycle, settings.nats_url),
+                terminals=terminals,
+                metrics=Metrics(metrics, containers),
+                scrape=Scrape(authentication, settings.scrape_token, lifecycle, metrics, figures, traffic),
+                readiness=Readiness(
+                    database,
+                    lifecycle,
+                    settings.nats_url,
+                    {
+                        "exec": Probe(exec_channel).check,
+                        "terminal": terminals.check,
+                        "metrics": Probe(metrics_channel).check,
+                    },
+                ),
                 traffic=traffic,
             )
         )

@@ -15,7 +15,6 @@ from services.common.database import Database
 from services.common.errors import Conflict, NotFound
 from services.common.ids import new_id
 from services.gateway.tables import tokens, users
-from services.gateway.transactions import transaction
 
 TOKEN_FORMAT = re.compile(r"hzel_[A-Za-z0-9_-]{43}")
 PREFIX_LENGTH = 12
@@ -57,19 +56,19 @@ class Accounts:
 
     async def create_token(self, user_id: str, name: str, expires_at: datetime | None) -> tuple[str, Token]:
         """Returns the token, for the only time, and what is kept of it."""
-        async with transaction(self._database) as connection:
+        async with self._database.transaction() as connection:
             return await add_token(connection, user_id, name, expires_at)
 
     async def list_tokens(self, user_id: str) -> list[Token]:
         """Newest first, revoked ones too."""
         query = select(tokens).where(tokens.c.user_id == user_id).order_by(tokens.c.id.desc())
-        async with transaction(self._database) as connection:
+        async with self._database.transaction() as connection:
             return [_token(row) for row in await connection.execute(query)]
 
     async def revoke_token(self, user_id: str, token_id: str) -> None:
         """Effective with the next request; repeating it changes nothing. Raises NotFound."""
         mine = (tokens.c.id == token_id) & (tokens.c.user_id == user_id)
-        async with transaction(self._database) as connection:
+        async with self._database.transaction() as connection:
             if not await connection.scalar(select(exists().where(mine))):
                 raise NotFound("there is no such token")
             await connection.execute(

@@ -16,6 +16,9 @@ from services.gateway.strict_json import Json, parse
 
 MAX_BODY_BYTES = 1024 * 1024
 BODY_TIMEOUT_S = 30.0
+# How the description calls it.
+BEARER_NAME = "token"
+BEARER = HTTPBearer(description="A personal access token, `hzel_…`")
 
 
 class JsonRequest(Request):
@@ -81,8 +84,8 @@ class _BearerToken(SecurityBase):
     """Hands the route its caller, and tells OpenAPI how to become one."""
 
     def __init__(self) -> None:
-        self.model = HTTPBearer(description="A personal access token, `hzel_…`")
-        self.scheme_name = "token"
+        self.model = BEARER
+        self.scheme_name = BEARER_NAME
 
     async def __call__(self, request: Request) -> Caller:
         caller: Caller = request.state.caller

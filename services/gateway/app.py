@@ -6,7 +6,7 @@ from services.gateway.boundary import Boundary
 from services.gateway.errors import install_error_handlers, nothing_there
 from services.gateway.openapi import openapi_document
 from services.gateway.parts import Parts
-from services.gateway.routes import commands, containers, health, tokens
+from services.gateway.routes import commands, containers, health, metrics, terminals, tokens
 from services.gateway.routes.documentation import documentation_router
 
 API_VERSION = "1"
@@ -19,7 +19,15 @@ def create_app(parts: Parts) -> FastAPI:
     app.add_middleware(Boundary, traffic=parts.traffic)
     app.router.default = nothing_there
     # The routes themselves, not the routers: matching a request then walks one short list.
-    for router in (containers.router, commands.router, tokens.router, health.router):
+    for router in (
+        containers.router,
+        commands.router,
+        metrics.router,
+        terminals.router,
+        tokens.router,
+        health.router,
+        metrics.scrape_router,
+    ):
         app.router.routes.extend(router.routes)
     document = openapi_document(app.routes, API_VERSION)
     app.router.routes.extend(documentation_router(document).routes)

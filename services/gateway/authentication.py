@@ -14,7 +14,6 @@ from services.common.database import Database
 from services.common.errors import Unauthenticated, Unavailable
 from services.gateway.accounts import TOKEN_FORMAT, Role, digest
 from services.gateway.tables import tokens, users
-from services.gateway.transactions import database_errors, transaction
 
 log = structlog.get_logger(__name__)
 
@@ -61,8 +60,7 @@ class Authentication:
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer" or not TOKEN_FORMAT.fullmatch(token.strip()):
             raise Unauthenticated("this is no bearer token of ours")
-        with database_errors():
-            row = await self._database.read_one(_BY_DIGEST, {"digest": digest(token.strip())})
+        row = await self._database.read_one(_BY_DIGEST, {"digest": digest(token.strip())})
         now = datetime.now(UTC)
         if row is None or row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now):
             raise Unauthenticated("the token is unknown, expired or revoked")
@@ -85,7 +83,7 @@ class Authentication:
                 log.warning("last_use_not_written", tokens=len(used))
 
     async def _write(self, used: dict[str, datetime]) -> None:
-        async with transaction(self._database) as connection:
+        async with self._database.transaction() as connection:
             for token_id, moment in used.items():
                 later = or_(tokens.c.last_used_at.is_(None), tokens.c.last_used_at < moment)
                 await connection.execute(

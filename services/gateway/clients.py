@@ -8,12 +8,12 @@ from enum import StrEnum
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
-from grpc_health.v1 import health_pb2
 from hzel.lifecycle.v1 import lifecycle_pb2 as pb
 from hzel.lifecycle.v1 import lifecycle_pb2_grpc
 
-from services.common.errors import Internal, Unavailable
+from services.common.errors import Internal
 from services.common.rpc.channel import call
+from services.common.rpc.probe import Probe
 
 READ_TIMEOUT_S = 10.0
 START_TIMEOUT_S = 60.0
@@ -87,11 +87,7 @@ class LifecycleClient:
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = lifecycle_pb2_grpc.LifecycleServiceStub(channel)
-        self._check_health = channel.unary_unary(
-            "/grpc.health.v1.Health/Check",
-            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
-            response_deserializer=health_pb2.HealthCheckResponse.FromString,
-        )
+        self._probe = Probe(channel)
         self._node: Node | None = None
         self._node_fetched_at = 0.0
 
@@ -176,9 +172,7 @@ class LifecycleClient:
 
     async def check(self) -> None:
         """Raises Unavailable unless the service says that it serves."""
-        answer = await call(self._check_health, health_pb2.HealthCheckRequest(), PROBE_TIMEOUT_S)
-        if answer.status != health_pb2.HealthCheckResponse.SERVING:
-            raise Unavailable("the node's service is not serving")
+        await self._probe.check()
 
 
 _PROTO_STATES = {

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from enum import StrEnum
 
 import nats.errors
@@ -14,10 +14,10 @@ from sqlalchemy import text
 from services.common.database import Database
 from services.common.errors import HzelError
 from services.gateway.clients import LifecycleClient
-from services.gateway.transactions import transaction
 
 PROBE_TIMEOUT_S = 3.0
 KEPT_S = 1.0
+Check = Callable[[], Awaitable[None]]
 
 
 class Health(StrEnum):
@@ -29,7 +29,11 @@ class Health(StrEnum):
 class Readiness:
     """Probes every dependency, once a second at most however many ask."""
 
-    def __init__(self, database: Database, lifecycle: LifecycleClient, nats_url: str) -> None:
+    def __init__(
+        self, database: Database, lifecycle: LifecycleClient, nats_url: str, services: Mapping[str, Check] | None = None
+    ) -> None:
+        """`services` are the others by their names; a check raises HzelError where its service does not serve."""
+        self._services = services or {}
         self._database = database
         self._lifecycle = lifecycle
         self._nats_url = nats_url
@@ -50,17 +54,19 @@ class Readiness:
             database = group.create_task(self._probe_database())
             node = group.create_task(self._probe_node())
             broker = group.create_task(_probe_nats(self._nats_url))
+            services = {name: group.create_task(_probe(check)) for name, check in self._services.items()}
         lifecycle, containerd = node.result()
         return {
             "database": database.result(),
             "lifecycle": lifecycle,
             "containerd": containerd,
             "nats": broker.result(),
+            **{name: probe.result() for name, probe in services.items()},
         }
 
     async def _probe_database(self) -> Health:
         try:
-            async with asyncio.timeout(PROBE_TIMEOUT_S), transaction(self._database) as connection:
+            async with asyncio.timeout(PROBE_TIMEOUT_S), self._database.transaction() as connection:
                 await connection.execute(text("SELECT 1"))
         except (HzelError, TimeoutError):
             return Health.UNAVAILABLE
@@ -74,6 +80,14 @@ class Readiness:
         except HzelError:
             return Health.UNAVAILABLE, Health.UNKNOWN
         return Health.OK, Health.OK if node.containerd_ready else Health.UNAVAILABLE
+
+
+async def _probe(check: Check) -> Health:
+    try:
+        await check()
+    except HzelError:
+        return Health.UNAVAILABLE
+    return Health.OK
 
 
 async def _probe_nats(url: str) -> Health:

@@ -28,7 +28,6 @@ from services.common.ids import new_id
 from services.gateway.errors import error_body
 from services.gateway.strict_json import Json, canonical
 from services.gateway.tables import idempotency_keys as keys
-from services.gateway.transactions import transaction
 
 log = structlog.get_logger(__name__)
 
@@ -100,21 +99,21 @@ class Idempotency:
         """Deletes expired rows, until cancelled."""
         while True:
             try:
-                async with transaction(self._database) as connection:
+                async with self._database.transaction() as connection:
                     await connection.execute(delete(keys).where(_expired()))
             except Unavailable:
                 log.warning("idempotency_keys_not_swept")
             await asyncio.sleep(SWEPT_EVERY_S)
 
     async def _find(self, request: KeyedRequest) -> _Claim | None:
-        async with transaction(self._database) as connection:
+        async with self._database.transaction() as connection:
             return await _read(connection, request)
 
     async def _claim(self, request: KeyedRequest) -> _Claim:
         """Takes the key, or returns the claim of whoever took it first."""
         claim = _Claim(request.sha256, new_id(), None)
         try:
-            async with transaction(self._database) as connection:
+            async with self._database.transaction() as connection:
                 await connection.execute(delete(keys).where(_row(request), _expired()))
                 await connection.execute(
                     insert(keys).values(
@@ -136,7 +135,7 @@ class Idempotency:
         """Keeps the answer, unless another repetition was faster: then its answer is everyone's."""
         mine = _row(request) & (keys.c.resource_id == claim.resource_id)
         unsettled = update(keys).where(mine, keys.c.status.is_(None))
-        async with transaction(self._database) as connection:
+        async with self._database.transaction() as connection:
             result = await connection.execute(unsettled.values(status=answer.status, body=answer.body))
             if result.rowcount:
                 return answer, False

@@ -11,6 +11,9 @@ from services.gateway.authentication import Authentication
 from services.gateway.commands import Commands
 from services.gateway.containers import Containers
 from services.gateway.health import Readiness
+from services.gateway.metrics import Metrics
+from services.gateway.scrape import Scrape
+from services.gateway.terminals import Terminals
 from services.gateway.traffic import Traffic
 
 
@@ -20,6 +23,9 @@ class Parts:
     authentication: Authentication
     containers: Containers
     commands: Commands
+    terminals: Terminals
+    metrics: Metrics
+    scrape: Scrape
     readiness: Readiness
     traffic: Traffic
 

@@ -226,7 +226,8 @@ class Me(BaseModel):
     auth_method: str = Field(examples=["pat"])
 
 
-def _rfc_3339(value: object) -> datetime | None:
+def rfc_3339(value: object) -> datetime | None:
+    """What stands before the validation of a time that a client sends. Raises ValueError."""
     if value is None:
         return None
     if not isinstance(value, str) or not _RFC_3339.fullmatch(value):
@@ -241,7 +242,7 @@ class CreateToken(Input):
     name: Annotated[str, StringConstraints(pattern=NO_CONTROLS_PATTERN, min_length=1, max_length=100)] = Field(
         examples=["laptop"]
     )
-    expires_at: Annotated[AwareDatetime | None, BeforeValidator(_rfc_3339)] = Field(
+    expires_at: Annotated[AwareDatetime | None, BeforeValidator(rfc_3339)] = Field(
         None, description="in the future; never if absent"
     )
 

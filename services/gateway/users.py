@@ -15,7 +15,6 @@ from services.common.errors import HzelError
 from services.common.settings import Settings
 from services.gateway.accounts import Role, add_token, add_user
 from services.gateway.tables import MIGRATIONS
-from services.gateway.transactions import transaction
 
 _EMAIL = re.compile(r"[!-?A-~]{1,64}@[A-Za-z0-9.-]{1,189}")
 
@@ -32,7 +31,7 @@ async def add(settings: Settings, email: str, role: Role) -> str:
     database = Database(settings.database("gateway"), "gateway")
     try:
         await database.open(MIGRATIONS)
-        async with transaction(database) as connection:
+        async with database.transaction() as connection:
             user = await add_user(connection, email, role)
             token, _ = await add_token(connection, user.id, "command line", None)
     finally:

@@ -1,6 +1,7 @@
 """WebSocket on a connection: uvicorn's protocol, whose own refusals have no envelope and whose peers may hang it."""
 
 import logging
+import socket
 from http import HTTPStatus
 from typing import Any
 
@@ -19,6 +20,11 @@ PING_EVERY_S = 20.0
 PONG_WITHIN_S = 30.0
 # After our close frame the peer has this long to answer it and to read what is on its way.
 CLOSE_WITHIN_S = 10.0
+UNANSWERED = 1
+TCP_NOTSENT_LOWAT = 25  # linux/tcp.h
+UNSENT_BYTES = 128 * 1024
+# The extension of the scope with which a route raises the limit: {"allow": function of the bytes}.
+LARGER_MESSAGES = "hzel.larger_messages"
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
@@ -39,9 +45,26 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def handle_connect(self, event: Request) -> None:
         context.enter_request(sane_request_id(next(iter(event.headers.get_all("X-Request-Id")), None)))
+        # What a slow peer has not got yet is kept where it can still be held back, not in the kernel.
+        self.transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         super().handle_connect(event)
+        if self.handshake_initiated and not self.close_sent:
+            extensions = self.scope["extensions"] = dict(self.scope["extensions"] or {})
+            extensions[LARGER_MESSAGES] = {"allow": self._allow_messages_of}
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        # There was no closing handshake, or its code is on its way already: this one is 1006.
+        self.handshake_complete = False
+        super().connection_lost(exc)
+
+    def _allow_messages_of(self, most: int) -> None:
+        self.conn.max_message_size = most
 
     def keepalive_timeout(self) -> None:
+        if self.transport.get_write_buffer_size() > 0 and peer_acknowledges(self.transport.get_extra_info("socket")):
+            # The peer reads slowly or not at all, but is there: our question waits among what it has not read.
+            self.pong_timer = self.loop.call_later(PONG_WITHIN_S, self.keepalive_timeout)
+            return
         if self.read_paused:
             # The application is behind, and the answer may wait among what we have not read: ask again.
             self.pong_timer = None
@@ -54,8 +77,20 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     async def send(self, message: Any) -> None:
         await super().send(message)
+        if message["type"] == "websocket.http.response.body":
+            # A refusal is all there will be; the library would complain that nothing else comes.
+            self.handshake_complete = True
         if message["type"] == "websocket.close":
             self.loop.call_later(CLOSE_WITHIN_S, self.transport.abort)
+
+
+def peer_acknowledges(connection: socket.socket) -> bool:
+    """Whether the peer's kernel answers what ours sends: TCP data, or probes where it has no room for data.
+
+    From the first bytes of `struct tcp_info` (linux/tcp.h): how often either was repeated without an answer.
+    """
+    _, _, retransmits, probes = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 4)
+    return retransmits <= UNANSWERED and probes <= UNANSWERED
 
 
 class Handshake(ServerProtocol):

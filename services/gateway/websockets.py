@@ -12,6 +12,8 @@
   function. It returns when the generator has ended (normal close), the client has left, or the service stops; the
   generator is closed then, so its `finally` runs. What either raises closes the socket: see `CLOSE_CODES`.
   With `first_decides` it accepts only once there is a first frame: what is raised instead of one is a refusal.
+- `on_left` is told the code with which the client left, 1006 where it did so without a word; the generator is closed
+  after it. `allow_messages_of` lets it send larger messages than others may.
 - Nothing is queued: a client that reads slowly holds the generator, a function that takes its time holds the client.
 - Pings and the limit of a message are in `websocket_protocol`; the request id and the log line in `boundary`.
 """
@@ -36,6 +38,7 @@ from services.common.errors import (
 )
 from services.gateway.authentication import Caller
 from services.gateway.parts import parts
+from services.gateway.websocket_protocol import LARGER_MESSAGES
 
 log = structlog.get_logger(__name__)
 
@@ -67,12 +70,17 @@ async def nothing_heard(_message: Frame) -> None:
     """For conversations in which only the server speaks."""
 
 
+async def unnoticed(_code: int) -> None:
+    """For conversations that are over when the client has left, however it did."""
+
+
 async def converse(
     socket: WebSocket,
     outgoing: AsyncGenerator[Frame, None],
     incoming: Callable[[Frame], Awaitable[None]] = nothing_heard,
     *,
     first_decides: bool = False,
+    on_left: Callable[[int], Awaitable[None]] = unnoticed,
 ) -> None:
     """See above. Once the socket is accepted, raises only what is a fault of ours."""
     async with aclosing(outgoing):
@@ -82,7 +90,7 @@ async def converse(
         reason = ""
         try:
             async with asyncio.TaskGroup() as group:
-                hearing = group.create_task(_hear(socket, incoming))
+                hearing = group.create_task(_hear(socket, incoming, on_left))
                 if first is not None:
                     await _say(socket, first)
                 async for frame in outgoing:
@@ -97,10 +105,18 @@ async def converse(
             await socket.close(code, reason)
 
 
-async def _hear(socket: WebSocket, incoming: Callable[[Frame], Awaitable[None]]) -> None:
+def allow_messages_of(socket: WebSocket, most: int) -> None:
+    """From now on the client's messages may have up to `most` bytes."""
+    socket.scope["extensions"][LARGER_MESSAGES]["allow"](most)
+
+
+async def _hear(
+    socket: WebSocket, incoming: Callable[[Frame], Awaitable[None]], on_left: Callable[[int], Awaitable[None]]
+) -> None:
     while True:
         message = await socket.receive()
         if message["type"] == "websocket.disconnect":
+            await on_left(message["code"])
             raise WebSocketDisconnect(message["code"])
         text = message.get("text")
         await incoming(text if text is not None else message["bytes"])

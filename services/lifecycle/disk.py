@@ -1,14 +1,18 @@
 """A container's disk: a sparse ext4 file whose size is the limit, mounted through a loop device."""
 
 import asyncio
+import errno
 import os
 from pathlib import Path
 
+from services.common import layout
 from services.lifecycle import loop
 from services.lifecycle.mounts import MS_NOATIME, MS_NODEV, mount
 
 GIB = 1024**3
+BLOCK_DEVICES = Path("/sys/class/block")
 MKFS_TIMEOUT_S = 60.0
+PIECE_BYTES = 1 << 20
 # No inode tables are written when it is made nor later by the kernel, so that an empty disk costs 0.3 MB.
 _MKFS = (
     "mkfs.ext4 -q -F -m 0 -O ^resize_inode -J size=16 -i 16384 -G 64 "
@@ -48,6 +52,9 @@ class Disks:
 
     def _mount(self, container_id: str, target: Path) -> None:
         with loop.attached(self.path(container_id)) as device:
+            # For metrics, which tells what passes through the device since it is this container's.
+            counted = (BLOCK_DEVICES / Path(device).name / "stat").read_bytes()
+            layout.disk_io_before(target).write_bytes(counted)
             mount(device, target, "ext4", MS_NODEV | MS_NOATIME, _MOUNT_OPTIONS)
 
     async def _template(self, size_gb: int) -> Path:
@@ -93,7 +100,13 @@ def copy_sparse(source: Path, target: Path) -> None:
 
 def _copy_range(source: int, target: int, start: int, end: int) -> None:
     while start < end:
-        copied = os.copy_file_range(source, target, end - start, start, start)
+        try:
+            copied = os.copy_file_range(source, target, end - start, start, start)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            # The two folders lie on different file systems.
+            copied = os.pwrite(target, os.pread(source, min(end - start, PIECE_BYTES), start), start)
         if copied == 0:
             raise OSError("the disk template became shorter while it was copied")
         start += copied

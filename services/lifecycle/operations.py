@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 import structlog
 
 from services.common.errors import Conflict, Unavailable
-from services.lifecycle.container import Container, Wanted
 from services.common.locks import KeyedLocks
+from services.lifecycle.container import Container, Wanted
 from services.lifecycle.numbering import Numbering
 from services.lifecycle.state import State
 from services.lifecycle.store import Store

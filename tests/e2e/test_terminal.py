@@ -126,7 +126,8 @@ async def test_the_login_is_that_of_the_containers_own_files(
         assert printed.splitlines()[:3] == ["1000", "1000", "/home/ada"]
         assert printed.splitlines()[3].startswith("ada /home/ada ")
         assert printed.splitlines()[4] == "1000"
-    async with terminal(stack, admin, container["id"], **{"cwd": "/usr", "shell": "/bin/ash"}) as placed:
+    placing = {"cwd": "/usr", "shell": "/bin/ash"}
+    async with terminal(stack, admin, container["id"], **placing) as placed:
         assert await placed.runs("pwd; echo $SHELL") == "/usr\n/bin/ash"
 
 

@@ -1,7 +1,5 @@
 """What containerd's shims read from the control groups of their tasks."""
 
-from collections.abc import Iterable, Iterator
-
 from containerd.cgroups.v1 import metrics_pb2 as v1
 from containerd.cgroups.v2 import metrics_pb2 as v2
 from containerd.services.tasks.v1 import tasks_pb2, tasks_pb2_grpc
@@ -9,7 +7,7 @@ from google.protobuf.any_pb2 import Any
 
 from services.common.containerd.connection import Connection
 from services.common.containerd.errors import ContainerdError, ContainerdNotFound
-from services.common.counters import Counters, DeviceBytes
+from services.common.counters import Counters
 
 # How the two versions write "no limit".
 NO_MEMORY_LIMIT_V1 = (1 << 63) - (1 << 16)
@@ -51,7 +49,6 @@ def _of_v1(metrics: v1.Metrics) -> Counters:
         pids=metrics.pids.current,
         pids_limit=metrics.pids.limit or None,
         oom_kills=metrics.memory_oom_control.oom_kill,
-        devices=tuple(_devices_v1(metrics.blkio.io_service_bytes_recursive)),
     )
 
 
@@ -65,17 +62,8 @@ def _of_v2(metrics: v2.Metrics) -> Counters:
         pids=metrics.pids.current,
         pids_limit=_limit_v2(metrics.pids.limit),
         oom_kills=metrics.memory_events.oom_kill,
-        devices=tuple(DeviceBytes(entry.major, entry.minor, entry.rbytes, entry.wbytes) for entry in metrics.io.usage),
     )
 
 
 def _limit_v2(limit: int) -> int | None:
     return limit if 0 < limit < NO_LIMIT_V2 else None
-
-
-def _devices_v1(entries: Iterable[v1.BlkIOEntry]) -> Iterator[DeviceBytes]:
-    found: dict[tuple[int, int], dict[str, int]] = {}
-    for entry in entries:
-        found.setdefault((entry.major, entry.minor), {})[entry.op.lower()] = entry.value
-    for (major, minor), operations in found.items():
-        yield DeviceBytes(major, minor, operations.get("read", 0), operations.get("write", 0))

@@ -8,8 +8,8 @@ import grpc
 
 from services.common import context
 from services.common.rpc.interceptors import domain_error
-from services.common.rpc.server import MAX_MESSAGE_BYTES
 
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 Response = TypeVar("Response")
 
 

@@ -10,12 +10,14 @@ import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from hzel.figures.v1 import figures_pb2_grpc
 
+from services.common.rpc.channel import MAX_MESSAGE_BYTES
+from services.common.rpc.figures import Figures, FiguresServicer
 from services.common.rpc.interceptors import ErrorInterceptor
 
 log = structlog.get_logger(__name__)
 
-MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 DRAIN_S = 10.0
 
 
@@ -34,8 +36,9 @@ async def serving(
     register: Callable[[grpc.aio.Server], None],
     service_names: Sequence[str],
     group_id: int | None = None,
+    figures: Sequence[Figures] = (),
 ) -> AsyncIterator[None]:
-    """Serves on a unix socket that root, and the group if one is given, may use.
+    """Serves on a unix socket that root, and the group if one is given, may use; `figures` tell of its own work.
 
     When the block ends, calls in flight get `DRAIN_S` to finish and new ones are refused.
     """
@@ -48,6 +51,7 @@ async def serving(
         ],
     )
     register(server)
+    figures_pb2_grpc.add_FiguresServiceServicer_to_server(FiguresServicer(*figures), server)
     checks = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     for name in ("", *service_names):

@@ -1,14 +1,9 @@
 """The routes of metrics, while neither lifecycle nor metrics is there."""
 
-import math
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
-
-from services.gateway.metrics_client import SERIES, History
-from services.gateway.metrics_schemas import MetricsHistory
 
 Refused = Callable[[httpx.Response, int, str], dict[str, object]]
 
@@ -42,14 +37,3 @@ async def test_what_is_no_uuid_names_no_container(client: httpx.AsyncClient, ref
 async def test_a_bad_parameter_is_named(client: httpx.AsyncClient, refused: Refused, query: str, field: str) -> None:
     error = refused(await client.get(f"{METRICS}/history?{query}"), 400, "VALIDATION_FAILED")
     assert [detail["field"] for detail in error["details"]] == [field]  # type: ignore[attr-defined]
-
-
-def test_what_is_not_known_is_null(database: object) -> None:
-    begun = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-    series = {name: [1.0, 2.25] for name in SERIES} | {"disk_used_bytes": [math.nan, 3.0]}
-    history = History(begun, 1, [begun, begun + timedelta(seconds=1)], series)
-    body = MetricsHistory.of(history).model_dump(mode="json")
-    assert body["times"] == ["2026-01-02T03:04:05Z", "2026-01-02T03:04:06Z"]
-    assert body["series"]["disk_used_bytes"] == [None, 3]
-    assert body["series"]["cpu_percent"] == [1.0, 2.25]
-    assert set(body["series"]) == set(SERIES)
