@@ -132,15 +132,16 @@ class Operations:
     async def _add(self, command_id: str, container_id: str, requested_by: str, spec: CommandSpec) -> Command:
         try:
             self._scheduler.check_room(container_id)
-            if await self._containers.find(container_id) is None:
-                raise Conflict(NOT_RUNNING)
+            container = await self._containers.find(container_id)
         except QueueFull as error:
             raise RateLimited("too many commands wait for this container") from error
         except ContainerdError as error:
             raise Unavailable("the container runtime is not available, try again") from error
+        if container is None:
+            raise Conflict(NOT_RUNNING)
         self._seq += 1
         command = await self._store.add(command_id, self._seq, container_id, requested_by, spec)
-        self._scheduler.enqueue(command)
+        self._scheduler.enqueue(command, container)
         return command
 
     def _ended_output(self, command: Command) -> OutputLog:

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -28,6 +29,7 @@ log = structlog.get_logger(__name__)
 NOT_RUNNING = "the container is not running"
 LOST = "exit status unknown: the container runtime lost it"
 CONTAINER_STOPPED = "the container stopped while the command ran"
+SEEN_LATELY_S = 0.5
 KILLED = 128 + signal.SIGKILL
 
 
@@ -53,12 +55,14 @@ class Node:
 
 
 class Run:
-    def __init__(self, node: Node, command: Command) -> None:
+    def __init__(self, node: Node, command: Command, container: RunningContainer | None = None) -> None:
+        """`container` has just been seen running, if it is given."""
         self._node = node
         self.command = command
         self.started = asyncio.Event()
         self.ended = asyncio.Event()
         self.output = node.files.log(command.id, command.spec.max_output_bytes)
+        self._seen, self._seen_at = container, time.monotonic()
         self._fifos = Fifos(node.fifos / command.id)
         self._reader: OutputReader | None = None
         self._input: InputWriter | None = None
@@ -183,6 +187,8 @@ class Run:
             await self._node.processes.add(container_id, exec_id, streams, spec)
 
     async def _find_container(self) -> RunningContainer:
+        if self._seen is not None and time.monotonic() - self._seen_at < SEEN_LATELY_S:
+            return self._seen
         try:
             container = await self._node.containers.find(self.command.container_id)
         except ContainerdError as error:
@@ -192,6 +198,7 @@ class Run:
         return container
 
     async def _why_not_started(self) -> str:
+        self._seen = None
         try:
             await self._find_container()
         except CouldNotStart as reason:

@@ -9,6 +9,7 @@ import psutil
 import structlog
 
 from services.common.containerd.errors import ContainerdError
+from services.common.containerd.running import RunningContainer
 from services.common.errors import Unavailable
 from services.common.rpc.figures import Figure
 from services.exec.command import Command, Outcome, Status
@@ -47,8 +48,9 @@ class Scheduler:
             Figure("commands_running", "Commands that have one.", self._queue.running),
         ]
 
-    def enqueue(self, command: Command) -> None:
-        self._runs[command.id] = Run(self._node, command)
+    def enqueue(self, command: Command, container: RunningContainer | None = None) -> None:
+        """`container` has just been seen running, if it is given."""
+        self._runs[command.id] = Run(self._node, command, container)
         self._queue.add(command.container_id, command.id)
         self._start_next()
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Network
 from typing import Any
 
-from sqlalchemy import Row, delete, insert, select, update
+from sqlalchemy import Row, bindparam, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -22,6 +22,7 @@ from services.lifecycle.state import Desired, State
 from services.lifecycle.tables import containers, deleted_containers, node_choices
 
 DELETED_REMEMBERED = timedelta(hours=48)
+_BY_ID = select(containers).where(containers.c.id == bindparam("id"), containers.c.node_name == bindparam("node_name"))
 
 
 class Store:
@@ -114,9 +115,7 @@ class Store:
         return found
 
     async def find(self, container_id: str) -> Container | None:
-        query = select(containers).where(containers.c.id == container_id, containers.c.node_name == self._node_name)
-        async with self._database.transaction() as connection:
-            row = (await connection.execute(query)).one_or_none()
+        row = await self._database.read_one(_BY_ID, {"id": container_id, "node_name": self._node_name})
         return _container(row) if row is not None else None
 
     async def page(

@@ -13,7 +13,7 @@ from services.terminal.shell import Size
 # How far the output may be ahead of what a client has acknowledged, and the input of what the shell has taken.
 WINDOW = 256 * 1024
 ACKNOWLEDGED_AFTER = 64 * 1024
-PIECE = 64 * 1024
+PIECE = 128 * 1024
 # After the end, for a client that takes nothing of the last output any more.
 LAST_OUTPUT_S = 60.0
 # For a watcher that was left behind: its screen is no longer what it should be.

@@ -8,9 +8,9 @@ from collections.abc import Callable
 # loop each: once this much has come within the time of `FLOOD_WITHIN_S`, they are left to gather in the FIFO.
 FLOOD_BYTES = 64 * 1024
 FLOOD_WITHIN_S = 0.010
-GATHER_S = 0.002
+GATHER_S = 0.003
 PIECE = 16 * 1024
-FLOOD_PIECE = 128 * 1024
+FLOOD_PIECE = 256 * 1024
 
 
 class OutputReader:
