@@ -104,7 +104,8 @@ class Scheduler:
         with run.output.in_use():
             try:
                 outcome = await (run.adopt() if adopted else run.execute(mark_running))
-            except (ContainerdError, OSError) as error:
+            except Exception as error:
+                # Whatever it is, the command's record must not stay open, nor its slot taken.
                 log.exception("run_failed", command_id=run.command.id)
                 outcome = run.broken(error)
             await self._write_down(run, outcome)

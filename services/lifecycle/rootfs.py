@@ -1,6 +1,7 @@
 """A container's root filesystem: its image's layers with shifted owners below, its own disk on top."""
 
 import asyncio
+import errno
 import os
 import shutil
 from collections.abc import Sequence
@@ -75,5 +76,8 @@ def _mount_overlay(layers: int, folder: Path, id_base: int) -> None:
 def _take_down(folder: Path) -> None:
     for point in mount_points_below(folder):
         unmount(point)
+    if mount_points_below(folder):
+        # Removing the folder now would remove what is in the container.
+        raise OSError(errno.EBUSY, "still mounted", str(folder))
     if folder.exists():
         shutil.rmtree(folder)
