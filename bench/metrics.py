@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import tempfile
 import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def main() -> None:
     wanted = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="hzel-bench-", dir="/var/tmp"))
     folder.chmod(0o711)  # containers' roots are below it
-    stack = Stack.settings(folder, "bench")
+    stack = Stack.settings(folder, f"b{uuid.uuid4().hex[:5]}")
     try:
         stack.up()
         found = measure(stack, wanted.containers, wanted.seconds)

@@ -18,6 +18,7 @@ from services.common.rpc.server import stop_on_signals
 from services.common.settings import Settings
 from services.gateway.accounts import Accounts
 from services.gateway.app import create_app
+from services.gateway.audit import Audit
 from services.gateway.authentication import Authentication
 from services.gateway.clients import LifecycleClient
 from services.gateway.commands import Commands
@@ -55,6 +56,8 @@ async def serve(settings: Settings) -> None:
         stack.push_async_callback(database.close)
         await database.open(MIGRATIONS)
         await ensure_first_admin(database, settings.admin_token_file)
+        audit = Audit(database)
+        await stack.enter_async_context(audit.running())
         traffic = Traffic()
         counter = CallCounter(traffic)
         channel = await stack.enter_async_context(open_channel(settings.lifecycle_socket, counter))
@@ -77,6 +80,7 @@ async def serve(settings: Settings) -> None:
         app = create_app(
             Parts(
                 accounts=Accounts(database),
+                audit=audit,
                 authentication=authentication,
                 containers=containers,
                 commands=Commands(ExecClient(exec_channel), containers, idempotency),

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.database import Database
 from services.common.errors import Conflict, NotFound
 from services.common.ids import new_id
+from services.gateway import audit_draft
 from services.gateway.tables import tokens, users
 
 TOKEN_FORMAT = re.compile(r"hzel_[A-Za-z0-9_-]{43}")
@@ -57,7 +58,10 @@ class Accounts:
     async def create_token(self, user_id: str, name: str, expires_at: datetime | None) -> tuple[str, Token]:
         """Returns the token, for the only time, and what is kept of it."""
         async with self._database.transaction() as connection:
-            return await add_token(connection, user_id, name, expires_at)
+            token, kept = await add_token(connection, user_id, name, expires_at)
+            expiry = expires_at.isoformat() if expires_at is not None else None
+            await audit_draft.record_in(connection, token_id=kept.id, name=name, expires_at=expiry)
+        return token, kept
 
     async def list_tokens(self, user_id: str) -> list[Token]:
         """Newest first, revoked ones too."""
@@ -74,6 +78,7 @@ class Accounts:
             await connection.execute(
                 update(tokens).where(mine, tokens.c.revoked_at.is_(None)).values(revoked_at=datetime.now(UTC))
             )
+            await audit_draft.record_in(connection)
 
 
 async def no_user_yet(connection: AsyncConnection) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 from services.common.errors import CommandNotFound, Conflict, ContainerNotFound, Forbidden
 from services.common.ids import is_id, new_id
+from services.gateway import audit_draft
 from services.gateway.authentication import Caller
 from services.gateway.command_schemas import CommandRecord, SubmitCommand
 from services.gateway.containers import Containers
@@ -89,6 +90,8 @@ class Commands:
     async def _submit(
         self, command_id: str, caller: Caller, container_id: str, order: SubmitCommand, wait_s: int
     ) -> Command:
+        # Shell text holds arguments.
+        audit_draft.handed_on(command_id=command_id, program=order.program or "/bin/sh")
         try:
             return await self._execs.submit(command_id, container_id, caller.user_id, order.order(), wait_s)
         except Conflict:
@@ -102,6 +105,7 @@ class Commands:
         return command.id
 
     async def _admit(self, caller: Caller, command: Command) -> None:
+        audit_draft.note(container_id=command.container_id)
         try:
             await self._containers.admit(caller, command.container_id)
         except ContainerNotFound as error:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from services.common.errors import ContainerNotFound, FieldError, Forbidden, NotBuilt, ValidationFailed
 from services.common.ids import is_id, new_id
+from services.gateway import audit_draft
 from services.gateway.authentication import Caller
 from services.gateway.clients import Container, ContainerState, LifecycleClient, Node, Page
 from services.gateway.idempotency import Answer, Idempotency, KeyedRequest
@@ -24,7 +25,7 @@ class Containers:
     async def create(self, caller: Caller, order: CreateContainer, wait: bool) -> Container:
         """Running or failed, or with `wait` off still provisioning."""
         await self._check(order)
-        return await self._lifecycle.create(new_id(), caller.user_id, order.wanted(), wait)
+        return await self._create(new_id(), caller, order, wait)
 
     async def create_once(
         self, caller: Caller, order: CreateContainer, wait: bool, request: KeyedRequest
@@ -35,7 +36,7 @@ class Containers:
             await self._check(order)
 
         async def act(container_id: str) -> Answer:
-            container = await self._lifecycle.create(container_id, caller.user_id, order.wanted(), wait)
+            container = await self._create(container_id, caller, order, wait)
             return Answer(CREATED, Envelope(data=ContainerRecord.of(container)).model_dump_json())
 
         return await self._idempotency.once(request, check, act)
@@ -58,13 +59,13 @@ class Containers:
         return await self._lifecycle.list(owner, states, labels, after_id, limit)
 
     async def start(self, caller: Caller, container_id: str) -> Container:
-        return await self._lifecycle.start(await self._own(caller, container_id))
+        return _told(await self._lifecycle.start(await self._own(caller, container_id)))
 
     async def stop(self, caller: Caller, container_id: str, order: StopContainer) -> Container:
-        return await self._lifecycle.stop(await self._own(caller, container_id), order.timeout_s)
+        return _told(await self._lifecycle.stop(await self._own(caller, container_id), order.timeout_s))
 
     async def restart(self, caller: Caller, container_id: str, order: StopContainer) -> Container:
-        return await self._lifecycle.restart(await self._own(caller, container_id), order.timeout_s)
+        return _told(await self._lifecycle.restart(await self._own(caller, container_id), order.timeout_s))
 
     async def delete(self, caller: Caller, container_id: str) -> None:
         await self._lifecycle.delete(await self._own(caller, container_id))
@@ -84,6 +85,18 @@ class Containers:
         if not caller.is_admin and owner != caller.user_id:
             raise Forbidden("this container belongs to someone else")
         return container_id
+
+    async def _create(self, container_id: str, caller: Caller, order: CreateContainer, wait: bool) -> Container:
+        wanted = order.wanted()
+        audit_draft.note(
+            container_id=container_id,
+            name=wanted.name,
+            image=wanted.image or None,
+            cpu_cores=wanted.cpu_cores,
+            memory_mb=wanted.memory_mb,
+            disk_gb=wanted.disk_gb,
+        )
+        return _told(await self._lifecycle.create(container_id, caller.user_id, wanted, wait))
 
     async def _own(self, caller: Caller, container_id: str) -> str:
         container_id = _canonical(container_id)
@@ -120,6 +133,13 @@ def _canonical(container_id: str) -> str:
     if not is_id(container_id):
         raise ContainerNotFound
     return container_id
+
+
+def _told(container: Container) -> Container:
+    """For the audit log: a container that has failed is an answer like any other, but no success."""
+    if container.state is ContainerState.FAILED:
+        audit_draft.failed((container.state_reason or "failed").partition(":")[0])
+    return container
 
 
 def _refuse_foreign(caller: Caller, container: Container) -> None:

@@ -22,6 +22,7 @@ from services.common.errors import (
     Unauthenticated,
     ValidationFailed,
 )
+from services.gateway import audit_draft
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +46,7 @@ def error_response(error: HzelError, headers: Mapping[str, str] | None = None) -
 
 def enveloped_error(status: int, body: dict[str, Any], headers: Mapping[str, str]) -> Response:
     """Answers with an `error_body`, naming the request that asks now."""
+    audit_draft.failed(body["error"]["code"])
     body["error"]["request_id"] = context.request_id()
     return Response(json.dumps(body, separators=(",", ":")), status, headers, "application/json")
 

@@ -9,6 +9,8 @@ import structlog
 from services.common.database import Database
 from services.common.errors import Conflict
 from services.gateway.accounts import Role, add_token, add_user, no_user_yet
+from services.gateway.audit_chain import extend
+from services.gateway.audit_entry import user_created
 
 log = structlog.get_logger(__name__)
 
@@ -28,6 +30,7 @@ async def ensure_first_admin(database: Database, token_file: Path) -> None:
                 return
             user = await add_user(connection, EMAIL, Role.ADMIN)
             token, _ = await add_token(connection, user.id, "first admin", None)
+            await extend(connection, [user_created(user.id, user.email, user.role, "first start")])
             await asyncio.to_thread(write_secret, token_file, token + "\n")
     except Conflict:
         return

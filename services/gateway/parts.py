@@ -7,6 +7,7 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from services.gateway.accounts import Accounts
+from services.gateway.audit import Audit
 from services.gateway.authentication import Authentication
 from services.gateway.commands import Commands
 from services.gateway.containers import Containers
@@ -20,6 +21,7 @@ from services.gateway.traffic import Traffic
 @dataclass(frozen=True)
 class Parts:
     accounts: Accounts
+    audit: Audit
     authentication: Authentication
     containers: Containers
     commands: Commands

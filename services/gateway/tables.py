@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, Integer, MetaData, Table, Text
+from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, Integer, MetaData, Table, Text
 
 from services.common.columns import UtcDateTime
 
@@ -45,4 +45,24 @@ idempotency_keys = Table(
     Column("body", Text),
     Column("created_at", UtcDateTime, nullable=False),
     Index("idempotency_keys_created_at", "created_at"),
+)
+
+# Only ever added to, by audit_chain: triggers refuse everything else.
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),  # from 1 on, without a gap
+    Column("id", Text, nullable=False, unique=True),
+    Column("user_id", Text),  # no foreign key: the entry outlives the user
+    Column("container_id", Text),
+    Column("action", Text, nullable=False),
+    Column("outcome", Text, CheckConstraint("outcome IN ('success', 'failure')"), nullable=False),
+    Column("metadata", Text, nullable=False),  # JSON, exactly as it was hashed
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("previous_hash", Text, nullable=False),
+    Column("hash", Text, nullable=False),
+    Index("audit_log_user_id", "user_id", "seq"),
+    Index("audit_log_container_id", "container_id", "seq"),
+    Index("audit_log_action", "action", "seq"),
+    Index("audit_log_created_at", "created_at"),
 )

@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from services.common.errors import ContainerNotFound, Forbidden, HzelError
+from services.gateway import audit_draft
+from services.gateway.audit_entry import Action, Outcome
 from services.gateway.authentication import Caller
 from services.gateway.containers import Containers
 from services.gateway.terminal_client import Closed, Link, Recording, Size, TerminalClient, TerminalOrder
@@ -115,11 +117,20 @@ class Conversation:
             if upload.data is None:
                 await self._say(upload_error_frame(upload.path, NO_BASE64))
                 return
-            await self._client.upload(self._link.session_id, upload.path, upload.data)
+            try:
+                await self._client.upload(self._link.session_id, upload.path, upload.data)
+            except HzelError as error:
+                await self._record(upload, Outcome.FAILURE, error.code)
+                raise
+            await self._record(upload, Outcome.SUCCESS)
         except HzelError as error:
             await self._say(upload_error_frame(upload.path, error.message))
         else:
             await self._say(uploaded_frame(upload.path))
+
+    async def _record(self, upload: Upload, outcome: Outcome, code: str | None = None) -> None:
+        size = len(upload.data or b"")
+        await audit_draft.record(Action.TERMINAL_UPLOAD, outcome, path=upload.path, bytes=size, code=code)
 
 
 class Terminals:
@@ -148,6 +159,7 @@ class Terminals:
         else:
             linked = self._client.attach(wanted.container_id, wanted.session_id, wanted.watch)
         async with linked as link:
+            audit_draft.note(session_id=link.session_id, joins=_joins(wanted))
             yield Conversation(self._client, link, TerminalFrames(container.id, is_binary), wanted, say)
 
     async def recording(self, caller: Caller, recording_id: str) -> AsyncGenerator[bytes, None]:
@@ -163,6 +175,13 @@ class Terminals:
 
     async def check(self) -> None:
         await self._client.check()
+
+
+def _joins(wanted: TerminalOrder | Attachment) -> str | None:
+    """How the client came to a session that there was already."""
+    if isinstance(wanted, TerminalOrder):
+        return None
+    return "watch" if wanted.watch else "session"
 
 
 async def _content(parts: AsyncIterator[Recording | bytes]) -> AsyncGenerator[bytes, None]:

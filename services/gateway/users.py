@@ -14,6 +14,8 @@ from services.common.database import Database
 from services.common.errors import HzelError
 from services.common.settings import Settings
 from services.gateway.accounts import Role, add_token, add_user
+from services.gateway.audit_chain import extend
+from services.gateway.audit_entry import user_created
 from services.gateway.tables import MIGRATIONS
 
 _EMAIL = re.compile(r"[!-?A-~]{1,64}@[A-Za-z0-9.-]{1,189}")
@@ -34,6 +36,7 @@ async def add(settings: Settings, email: str, role: Role) -> str:
         async with database.transaction() as connection:
             user = await add_user(connection, email, role)
             token, _ = await add_token(connection, user.id, "command line", None)
+            await extend(connection, [user_created(user.id, user.email, user.role, "command line")])
     finally:
         await database.close()
     return token

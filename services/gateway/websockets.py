@@ -60,7 +60,9 @@ async def _caller(socket: WebSocket) -> Caller:
     authorization = socket.headers.get("authorization")
     if authorization is None and (token := socket.query_params.get("token")) is not None:
         authorization = f"Bearer {token}"
-    return await parts(socket).authentication.caller(authorization)
+    caller = await parts(socket).authentication.caller(authorization)
+    socket.state.caller = caller
+    return caller
 
 
 SocketCaller = Annotated[Caller, Depends(_caller)]

@@ -1,5 +1,6 @@
 """The control groups of containers: what they say about memory kills, and taking empty ones away."""
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -40,7 +41,9 @@ class Cgroups:
                 # Not a tree of groups: where version 2 is hidden from crun, it takes a plain folder for one.
                 shutil.rmtree(group, ignore_errors=True)
             for folder, _, _ in os.walk(group, topdown=False):
-                Path(folder).rmdir()
+                # A terminal session's group is removed by its own service, perhaps at this moment.
+                with contextlib.suppress(FileNotFoundError):
+                    Path(folder).rmdir()
 
     def container_ids(self) -> set[str]:
         """Of every group there is below ours."""

@@ -39,8 +39,8 @@ class Store:
         """Writes a new row, `provisioning`. Raises Conflict when the name is taken or the id was deleted."""
         async with self._database.transaction() as connection:
             await self._refuse_taken(connection, container_id, user_id, wanted.name)
-            query = select(containers.c.ctid).where(containers.c.node_name == self._node_name)
-            ctid = numbering.next_free({row.ctid for row in await connection.execute(query)})
+            query = select(containers.c.number).where(containers.c.node_name == self._node_name)
+            ctid = numbering.next_free({row.number for row in await connection.execute(query)})
             if ctid is None:
                 raise Unavailable("the node has no free address left")
             container = Container(
@@ -185,7 +185,8 @@ def _values(container: Container) -> dict[str, Any]:
         "id": container.id,
         "node_name": container.node_name,
         "user_id": container.user_id,
-        "ctid": container.ctid,
+        # `ctid` is taken in PostgreSQL, by a column of its own.
+        "number": container.ctid,
         "name": wanted.name,
         "image": wanted.image,
         "resolved_image": _image_values(container.image),
@@ -235,7 +236,7 @@ def _container(row: Row[Any]) -> Container:
         id=row.id,
         node_name=row.node_name,
         user_id=row.user_id,
-        ctid=row.ctid,
+        ctid=row.number,
         wanted=wanted,
         image=_image(row.resolved_image),
         id_base=row.id_base,

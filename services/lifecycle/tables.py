@@ -13,7 +13,7 @@ containers = Table(
     Column("id", Text, primary_key=True),
     Column("node_name", Text, nullable=False),
     Column("user_id", Text, nullable=False),
-    Column("ctid", Integer, nullable=False),
+    Column("number", Integer, nullable=False),
     Column("name", Text, nullable=False),
     Column("image", Text, nullable=False),
     Column("resolved_image", JSON),
@@ -34,7 +34,7 @@ containers = Table(
     Column("started_at", UtcDateTime),
     Column("finished_at", UtcDateTime),
     UniqueConstraint("user_id", "name", name="containers_user_id_name"),
-    UniqueConstraint("node_name", "ctid", name="containers_node_name_ctid"),
+    UniqueConstraint("node_name", "number", name="containers_node_name_number"),
 )
 
 # A create that is repeated after its container was deleted must not make a second one.

@@ -68,8 +68,9 @@ class History:
             points = [done for point in points for done in track.add(point)]
 
     def series(self, since: float, step_s: int | None, now: float) -> Series:
-        """From `since` on, at the finest level that reaches back so far, or the coarsest that still has the step."""
-        track, step_s = self._choose(now - since, step_s)
+        """From `since` on, or from where it begins: at the finest level that reaches back so far, or the coarsest
+        that still has the step."""
+        track, step_s = self._choose(now - max(since, self.begun), step_s)
         oldest = max(self.begun, now - track.level.span_s)
         begin = max(since, oldest - step_s)
         points = [point for point in track.points() if point.time >= begin]

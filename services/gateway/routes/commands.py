@@ -20,7 +20,9 @@ from services.common.errors import (
     RateLimited,
     ValidationFailed,
 )
+from services.gateway import audit_draft
 from services.gateway.api_route import ApiRoute, KnownCaller
+from services.gateway.audit_entry import Action
 from services.gateway.authentication import Caller
 from services.gateway.command_schemas import ClientFrame, CommandRecord, EofFrame, InputFrame, SubmitCommand
 from services.gateway.commands import Commands
@@ -158,6 +160,7 @@ class _Conversation:
         self._commands = commands
         self._command_id = command_id
         self._input: asyncio.Task[None] | None = None
+        self._is_input_recorded = False
 
     async def hear(self, message: Frame) -> None:
         try:
@@ -170,13 +173,24 @@ class _Conversation:
                 await self._input
             self._input = asyncio.create_task(self._told(frame))
         else:
-            await self._answered(self._commands.send_signal(self._command_id, frame.signal))
+            await self._answered(self._signal(frame.signal))
 
     async def _told(self, frame: InputFrame | EofFrame) -> None:
+        await self._answered(self._pass_on(frame))
+
+    async def _pass_on(self, frame: InputFrame | EofFrame) -> None:
+        if not self._is_input_recorded:
+            # That there is any, once: what it is is nobody's business.
+            await audit_draft.record(Action.COMMAND_INPUT)
+            self._is_input_recorded = True
         if isinstance(frame, InputFrame):
-            await self._answered(self._commands.send_input(self._command_id, frame.data.encode()))
+            await self._commands.send_input(self._command_id, frame.data.encode())
         else:
-            await self._answered(self._commands.end_input(self._command_id))
+            await self._commands.end_input(self._command_id)
+
+    async def _signal(self, name: str) -> None:
+        await audit_draft.record(Action.COMMAND_SIGNAL, signal=name)
+        await self._commands.send_signal(self._command_id, name)
 
     async def _answered(self, call: Awaitable[None]) -> None:
         try:

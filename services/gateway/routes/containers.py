@@ -16,6 +16,7 @@ from services.common.errors import (
     PayloadTooLarge,
     ValidationFailed,
 )
+from services.gateway import audit_draft
 from services.gateway.api_route import ApiRoute, KnownCaller
 from services.gateway.clients import Container, ContainerState
 from services.gateway.errors import enveloped_error
@@ -148,7 +149,10 @@ def _record(container: Container) -> Envelope[ContainerRecord]:
 
 
 def kept(answer: Answer, is_replayed: bool) -> Response:
-    headers = {"Idempotent-Replayed": "true"} if is_replayed else {}
+    headers = {}
+    if is_replayed:
+        headers["Idempotent-Replayed"] = "true"
+        audit_draft.note(replayed=True)
     if answer.status >= 400:
         return enveloped_error(answer.status, json.loads(answer.body), headers)
     return Response(answer.body, answer.status, headers, "application/json")

@@ -1,16 +1,10 @@
 """The gateway's parts on real databases; lifecycle and NATS are, truly, not there."""
 
-import os
-import pwd
-import shutil
-import subprocess
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import httpx
 import pytest
-from sqlalchemy import text
 
 from services.common.database import Database
 from services.common.rpc.channel import open_channel
@@ -18,6 +12,7 @@ from services.common.rpc.figures import FiguresClient
 from services.common.rpc.probe import Probe
 from services.gateway.accounts import Accounts, Role, User, add_token, add_user
 from services.gateway.app import create_app
+from services.gateway.audit import Audit
 from services.gateway.authentication import Authentication
 from services.gateway.clients import LifecycleClient
 from services.gateway.commands import Commands
@@ -38,54 +33,13 @@ NO_NATS = "nats://127.0.0.1:1"
 SCRAPE_TOKEN = "for the scraper"
 
 
-@pytest.fixture(scope="session")
-def postgresql() -> Iterator[str]:
-    """The URL of a server of our own, on a unix socket; PostgreSQL refuses to run as root."""
-    binaries = _postgresql_binaries()
-    if binaries is None:
-        pytest.skip("PostgreSQL is not installed")
-    user = "postgres" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name
-    folder = Path(tempfile.mkdtemp(prefix="hzel-pg-"))
-    if os.getuid() == 0:
-        shutil.chown(folder, user)
-
-    def run(program: str, *arguments: str) -> None:
-        command = [str(binaries / program), *arguments]
-        subprocess.run(
-            command, check=True, stdout=subprocess.DEVNULL, cwd=folder, user=user if os.getuid() == 0 else None
-        )
-
-    data = str(folder / "data")
-    run("initdb", "--pgdata", data, "--auth", "trust", "--username", "hzel", "--no-sync")
-    options = f"-c listen_addresses='' -c unix_socket_directories='{folder}' -c fsync=off"
-    run("pg_ctl", "start", "--wait", "--pgdata", data, "--log", str(folder / "log"), "--options", options)
-    try:
-        yield f"postgresql+asyncpg://hzel@/postgres?host={folder}"
-    finally:
-        run("pg_ctl", "stop", "--pgdata", data, "--mode", "immediate")
-        shutil.rmtree(folder)
-
-
-def _postgresql_binaries() -> Path | None:
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
-    program = found[-1] if found else shutil.which("initdb")
-    return Path(program).parent if program else None
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
-    """The gateway's database, its schema in place and empty, on either kind of server."""
-    if request.param == "sqlite":
-        url = f"sqlite+aiosqlite:///{tmp_path / 'gateway.db'}"
-    else:
-        url = request.getfixturevalue("postgresql")
-    opened = Database(url, "gateway")
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """The gateway's database, its schema in place and empty."""
+    opened = Database(database_url, "gateway")
     await opened.open(MIGRATIONS)
     try:
         yield opened
-        if request.param == "postgresql":
-            async with opened.transaction() as connection:
-                await connection.execute(text("DROP SCHEMA gateway CASCADE"))
     finally:
         await opened.close()
 
@@ -110,13 +64,15 @@ async def token(database: Database, user: User) -> str:
 
 @pytest.fixture
 async def parts(database: Database, tmp_path: Path) -> AsyncIterator[Parts]:
-    async with open_channel(tmp_path / "nobody.sock") as channel:
+    audit = Audit(database)
+    async with open_channel(tmp_path / "nobody.sock") as channel, audit.running():
         lifecycle, metrics, traffic = LifecycleClient(channel), MetricsClient(channel), Traffic()
         authentication, idempotency = Authentication(database), Idempotency(database)
         containers = Containers(lifecycle, idempotency)
         figures = {"lifecycle": FiguresClient(channel)}
         yield Parts(
             accounts=Accounts(database),
+            audit=audit,
             authentication=authentication,
             containers=containers,
             commands=Commands(ExecClient(channel), containers, idempotency),

@@ -8,7 +8,7 @@ import pytest
 Refused = Callable[[httpx.Response, int, str], dict[str, object]]
 
 # The routes don't know which database there is.
-pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 METRICS = "/api/v1/containers/01930000-0000-7000-8000-000000000000/metrics"
 

@@ -9,7 +9,7 @@ import pytest
 
 from services.gateway.accounts import TOKEN_FORMAT
 
-pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 @pytest.fixture
@@ -52,6 +52,8 @@ async def test_every_route_is_described(document: dict[str, Any]) -> None:
         "GET /api/v1/containers/{container_id}/metrics",
         "GET /api/v1/containers/{container_id}/metrics/history",
         "GET /metrics",
+        "GET /api/v1/audit-logs",
+        "GET /api/v1/audit-logs/verify",
         "GET /api/v1/terminal-recordings/{recording_id}",
     }
 

@@ -17,7 +17,7 @@ from services.gateway.parts import Parts
 Refused = Callable[[httpx.Response, int, str], dict[str, object]]
 
 # The routes don't know which database there is.
-pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 SOME_ID = "01930000-0000-7000-8000-000000000000"
 CONTAINERS = "/api/v1/containers"
@@ -79,7 +79,7 @@ async def test_nothing_is_said_to_strangers(
 
 
 async def test_unknown_paths_and_methods(client: httpx.AsyncClient, refused: Refused) -> None:
-    for path in ("/", "/nowhere", "/api/v1", f"{CONTAINERS}/", f"{CONTAINERS}/{SOME_ID}/metric", "/api/v1/audit-logs"):
+    for path in ("/", "/nowhere", "/api/v1", f"{CONTAINERS}/", f"{CONTAINERS}/{SOME_ID}/metric", "/api/v1/audit-log"):
         refused(await client.get(path), 404, "NOT_FOUND")
     answer = await client.put(CONTAINERS)
     refused(answer, 405, "METHOD_NOT_ALLOWED")

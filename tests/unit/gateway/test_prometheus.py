@@ -149,7 +149,7 @@ def test_dashboards_ask_for_what_there_is() -> None:
     assert asked <= there
 
 
-@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_admins_and_the_scraper_may_scrape_even_if_no_service_answers(
     anonymous: httpx.AsyncClient, parts: Parts, admin: User, token: str, refused: Refused
 ) -> None:
@@ -170,7 +170,7 @@ async def test_admins_and_the_scraper_may_scrape_even_if_no_service_answers(
     )
 
 
-@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_without_a_scrape_token_an_empty_one_opens_nothing(
     anonymous: httpx.AsyncClient, parts: Parts, refused: Refused
 ) -> None:

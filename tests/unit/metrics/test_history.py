@@ -50,7 +50,12 @@ def test_since_cuts_and_reaches_no_further_than_the_level() -> None:
      (7000, 25, 30), (DAY, 1, 60), (DAY, 3600, 3600)],
 )  # fmt: skip
 def test_the_step_is_the_finest_that_reaches_back_or_the_one_asked_for(age_s: int, asked: int, step_s: int) -> None:
-    assert filled(10).series(MIDNIGHT - age_s, asked, MIDNIGHT).step_s == step_s
+    assert History(MIDNIGHT - 60 * DAY).series(MIDNIGHT - age_s, asked, MIDNIGHT).step_s == step_s
+
+
+def test_a_young_history_is_told_as_fine_as_it_is() -> None:
+    series = filled(600).series(0.0, None, MIDNIGHT + 600)
+    assert (series.step_s, len(series.points)) == (1, 599)
 
 
 def test_a_coarser_step_has_means_and_sums() -> None:

@@ -13,7 +13,7 @@ def upgrade() -> None:
         sa.Column("id", sa.Text, primary_key=True),
         sa.Column("node_name", sa.Text, nullable=False),
         sa.Column("user_id", sa.Text, nullable=False),
-        sa.Column("ctid", sa.Integer, nullable=False),
+        sa.Column("number", sa.Integer, nullable=False),
         sa.Column("name", sa.Text, nullable=False),
         sa.Column("image", sa.Text, nullable=False),
         sa.Column("resolved_image", sa.JSON),
@@ -34,7 +34,7 @@ def upgrade() -> None:
         sa.Column("started_at", sa.DateTime(timezone=True)),
         sa.Column("finished_at", sa.DateTime(timezone=True)),
         sa.UniqueConstraint("user_id", "name", name="containers_user_id_name"),
-        sa.UniqueConstraint("node_name", "ctid", name="containers_node_name_ctid"),
+        sa.UniqueConstraint("node_name", "number", name="containers_node_name_number"),
     )
     op.create_table(
         "deleted_containers",
