@@ -4,7 +4,7 @@ import asyncio
 import fcntl
 import hashlib
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from sqlalchemy.pool import StaticPool
 from services.common.errors import Unavailable
 
 LOCK_WAIT_S = 30
+UNAVAILABLE = "the database is not available, try again"
 
 AnyRow = tuple[Any, ...]
 
@@ -54,21 +55,19 @@ class Database:
     async def transaction(self, durable: bool = True) -> AsyncIterator[AsyncConnection]:
         """`durable` off: a power cut may undo it, the death of a process may not; faster by a disk's flush.
 
-        Raises Unavailable when the database does not answer or its disk is full. Nothing but statements
-        belongs in the block: any OSError in it is taken for the connection's.
+        Raises Unavailable when the database does not answer or its disk is full.
         """
-        with _database_errors():
+        async with AsyncExitStack() as stack:
+            stack.enter_context(_database_errors())
             if self.is_sqlite:
                 # The one connection is shared: transactions follow one another.
-                async with self._one_writer:
-                    self._synchronous = "FULL" if durable else "NORMAL"
-                    async with self._engine.begin() as connection:
-                        yield connection
-            else:
-                async with self._engine.begin() as connection:
-                    if not durable:
-                        await connection.execute(text("SET LOCAL synchronous_commit = off"))
-                    yield connection
+                await stack.enter_async_context(self._one_writer)
+                self._synchronous = "FULL" if durable else "NORMAL"
+            with _connection_errors():
+                connection = await stack.enter_async_context(self._engine.begin())
+            if not durable and not self.is_sqlite:
+                await connection.execute(text("SET LOCAL synchronous_commit = off"))
+            yield connection
 
     async def read_one(self, query: Select[*AnyRow], parameters: Mapping[str, Any]) -> Row[*AnyRow] | None:
         """The one row of a query, or None, outside of any transaction: what is committed now.
@@ -76,7 +75,7 @@ class Database:
         For hot paths. On SQLite it switches to no other thread: a reader waits for nobody there, and what an
         index finds takes microseconds.
         """
-        with _database_errors():
+        with _database_errors(), _connection_errors():
             if self._reader is not None:
                 with self._reader.connect() as reader:
                     return reader.execute(query, parameters).one_or_none()
@@ -133,10 +132,17 @@ def _database_errors() -> Iterator[None]:
         sqlalchemy.exc.OperationalError,
         sqlalchemy.exc.InterfaceError,
         sqlalchemy.exc.TimeoutError,
-        OSError,
-        TimeoutError,
     ) as error:
-        raise Unavailable("the database is not available, try again") from error
+        raise Unavailable(UNAVAILABLE) from error
+
+
+@contextmanager
+def _connection_errors() -> Iterator[None]:
+    """What drivers raise that SQLAlchemy doesn't wrap, where a connection is made."""
+    try:
+        yield
+    except (OSError, TimeoutError) as error:
+        raise Unavailable(UNAVAILABLE) from error
 
 
 def _upgrade(connection: Connection, migrations: Path) -> None:
