@@ -1,10 +1,10 @@
 # shellcheck shell=bash
 # A Docker Engine for as long as a benchmark runs. It has a network namespace of its own, so that its bridge and its
 # iptables rules touch nothing of the host's and go with it, and a mount namespace of its own. Its files, sockets and
-# containerd are in one folder, its containers in the control group /$DOCKER_CGROUP.
+# containerd are in one folder, its containers in one control group.
 # Sourced after prepare.sh.
 
-DOCKER_CGROUP=hzel-bench-docker
+docker_cgroup=hzel-versus-$$
 docker_folder=
 dockerd_pid=
 
@@ -25,7 +25,8 @@ start_dockerd() {
   # Shims put their sockets under /run/containerd whatever they are told; dockerd looks for plugins in /run/docker.
   mkdir -p /run/containerd /run/docker
   echo '{}' >"$docker_folder/daemon.json"
-  # dockerd keeps its shims' orphans from becoming nobody's: tini reaps them.
+  # tini reaps what shims leave.
+  # shellcheck disable=SC2016  # the inner shell expands it
   setsid tini -s -- unshare --net --mount --propagation slave bash -euc '
     folder=$1 cgroup=$2
     ip link set lo up
@@ -33,7 +34,7 @@ start_dockerd() {
     mount -t tmpfs tmpfs /run/docker
     exec dockerd --config-file "$folder/daemon.json" --data-root "$folder/data" --exec-root "$folder/exec" \
       --pidfile "$folder/pid" -H "unix://$folder/docker.sock" --group root --cgroup-parent "/$cgroup"
-  ' bash "$docker_folder" "$DOCKER_CGROUP" </dev/null >"$docker_folder/log" 2>&1 &
+  ' bash "$docker_folder" "$docker_cgroup" </dev/null >"$docker_folder/log" 2>&1 &
   dockerd_pid=$!
   local deadline=$((SECONDS + 60))
   until docker_answers; do
@@ -49,20 +50,25 @@ docker_answers() { docker -H "unix://$(docker_socket)" version >/dev/null 2>&1; 
 
 # Ends it with its containers. Its namespaces, and all that was in them, end with its last process.
 stop_dockerd() {
-  local leftover tree
+  local containers
   if [ -z "$dockerd_pid" ]; then return 0; fi
-  if docker_answers; then
-    leftover=$(docker -H "unix://$(docker_socket)" ps -aq)
+  containers=$(docker -H "unix://$(docker_socket)" ps -aq 2>/dev/null || true)
+  if [ -n "$containers" ]; then
     # shellcheck disable=SC2086  # a list of words
-    if [ -n "$leftover" ]; then quietly docker -H "unix://$(docker_socket)" rm -f $leftover || true; fi
+    quietly docker -H "unix://$(docker_socket)" rm -f $containers || true
   fi
   kill -TERM "$dockerd_pid" 2>/dev/null || true
   wait "$dockerd_pid" || true
   dockerd_pid=
-  for tree in /sys/fs/cgroup /sys/fs/cgroup/*; do
-    if [ -d "$tree/$DOCKER_CGROUP" ]; then rmdir "$tree/$DOCKER_CGROUP"; fi
-  done
+  remove_docker_cgroups
   rmdir /run/docker 2>/dev/null || true
   # Not while a stack has its own there: it would go with it.
   if ! grep -qs ' /run/containerd ' /proc/[0-9]*/mountinfo; then rmdir /run/containerd 2>/dev/null || true; fi
+}
+
+remove_docker_cgroups() {
+  local tree
+  for tree in /sys/fs/cgroup /sys/fs/cgroup/*; do
+    if [ -d "$tree/$docker_cgroup" ]; then find "$tree/$docker_cgroup" -depth -type d -exec rmdir {} +; fi
+  done
 }

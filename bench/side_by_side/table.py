@@ -27,14 +27,13 @@ def table(samples: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
 def machine(docker_versions: Mapping[str, str], load_before: float) -> str:
     """One paragraph."""
     memory = round(psutil.virtual_memory().total / 1024**3)
-    kernel = re.match(r"[\d.]*\d", platform.release())
     cgroups = "2" if Path("/sys/fs/cgroup/cgroup.controllers").exists() else "1"
     return (
-        f"{os.cpu_count()} cores, {memory} GiB of memory, Linux {kernel[0] if kernel else 'of unknown version'} "
+        f"{os.cpu_count()} cores, {memory} GiB of memory, Linux {_short(platform.release())} "
         f"({platform.machine()}, control groups v{cgroups}), {platform.freedesktop_os_release()['PRETTY_NAME']}; "
         f"containerd {_version('containerd', '--version')}, crun {_version('crun', '--version')}; "
-        f"Docker Engine {docker_versions['Engine']} with its own containerd {docker_versions['containerd']} "
-        f"and runc {docker_versions['runc']}. "
+        f"Docker Engine {_short(docker_versions['Engine'])} with its own containerd "
+        f"{_short(docker_versions['containerd'])} and runc {_short(docker_versions['runc'])}. "
         f"The load average before the run was {load_before:.1f}."
     )
 
@@ -76,6 +75,10 @@ def _number(value: float) -> str:
 
 
 def _version(*command: str) -> str:
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found = re.search(r"\d+\.\d+(\.\d+)?", output)
+    return _short(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def _short(text: str) -> str:
+    """The version in a text, without what a distribution adds to it."""
+    found = re.search(r"\d+(\.\d+)+", text)
     return found[0] if found else "of unknown version"

@@ -17,8 +17,9 @@ make_namespace() {
   if ! uses_namespace; then return 0; fi
   mkdir -p "$HZEL_RUN_DIR/ns" "$HZEL_RUN_DIR/containerd" /run/containerd
   if ! namespace_is_pinned; then pin_namespace; fi
-  if has_hybrid_cgroups && in_namespace mountpoint -q /sys/fs/cgroup/unified; then
-    in_namespace umount /sys/fs/cgroup/unified
+  # Covered, not unmounted: crun makes groups in that folder in any case, and those must not be the host's files.
+  if has_hybrid_cgroups && [ "$(in_namespace stat -f -c %T /sys/fs/cgroup/unified)" = cgroup2fs ]; then
+    in_namespace mount -t tmpfs -o size=4m,mode=755 hzel /sys/fs/cgroup/unified
   fi
   # Shims make their sockets under /run/containerd whatever the configuration says: give them ours.
   in_namespace mountpoint -q /run/containerd || in_namespace mount --bind "$HZEL_RUN_DIR/containerd" /run/containerd

@@ -110,6 +110,8 @@ class Database:
     async def _migrate_sqlite(self, migrations: Path) -> None:
         path = Path(self.url.database or "")
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Command lines, environments and what is typed are in there.
+        path.parent.chmod(0o700)
         with path.with_suffix(".lock").open("w") as lock:
             await asyncio.wait_for(asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX), LOCK_WAIT_S)
             async with self._engine.begin() as connection:

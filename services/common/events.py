@@ -1,11 +1,9 @@
 """Events: what is written to an outbox with a change, and published on NATS after it."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-
-from google.protobuf.json_format import MessageToJson
-from hzel.events.v1.events_pb2 import Event
 
 from services.common import context
 from services.common.ids import new_id
@@ -48,14 +46,14 @@ def terminal_event(
 
 
 def _event(subject: str, kind: str, container_id: str, node_name: str, data: Mapping[str, Json]) -> OutgoingEvent:
-    event = Event(
-        id=new_id(),
-        type=kind,
-        container_id=container_id,
-        node_name=node_name,
-        request_id=context.request_id(),
-    )
-    event.time.FromDatetime(datetime.now(UTC))
-    event.data.update(dict(data))
-    body = MessageToJson(event, preserving_proto_field_name=True, indent=None)
-    return OutgoingEvent(event.id, subject, body)
+    # The JSON form of an Event, but for whole numbers in `data`: protobuf writes 3 there as 3.0.
+    event = {
+        "id": new_id(),
+        "type": kind,
+        "container_id": container_id,
+        "time": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        "node_name": node_name,
+        "request_id": context.request_id(),
+        "data": dict(data),
+    }
+    return OutgoingEvent(str(event["id"]), subject, json.dumps({key: value for key, value in event.items() if value}))

@@ -131,7 +131,9 @@ class OutputLog:
 
     def complete(self) -> None:
         """Nothing comes any more: watchers come to their end."""
-        self._write_down_run()
+        # The files tell the last run too; a full disk must not keep the command from its end.
+        with contextlib.suppress(OSError):
+            self._write_down_run()
         self.is_complete = True
         self._wake()
 
@@ -213,8 +215,13 @@ class OutputLog:
 
     def _recover(self) -> None:
         with contextlib.suppress(FileNotFoundError):
-            index = self._base.with_suffix(".index").read_bytes()
-            for kind, length in _RECORD.iter_unpack(index[: len(index) // _RECORD.size * _RECORD.size]):
+            path = self._base.with_suffix(".index")
+            index = path.read_bytes()
+            whole = len(index) // _RECORD.size * _RECORD.size
+            if whole < len(index):
+                # A record that was being written when everything ended: the next must not follow half of it.
+                os.truncate(path, whole)
+            for kind, length in _RECORD.iter_unpack(index[:whole]):
                 if kind > _DROPPED:
                     self._dropped[Stream(kind - _DROPPED)] += length
                 else:

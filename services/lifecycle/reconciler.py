@@ -7,7 +7,6 @@ import structlog
 
 from services.common.containerd.connection import Connection
 from services.common.containerd.errors import ContainerdError
-from services.common.errors import HzelError
 from services.lifecycle.container import Container
 from services.lifecycle.network import NetworkError
 from services.lifecycle.operations import Operations
@@ -81,9 +80,9 @@ class Reconciler:
     async def _settle(self, container_id: str) -> None:
         try:
             await self._operations.settle(container_id)
-        except (HzelError, ContainerdError, NetworkError, OSError) as error:
-            # Tried again with the next pass; the others must not wait for this one.
-            log.warning("settle_failed", container_id=container_id, error=repr(error))
+        except Exception:
+            # Whatever it is: tried again with the next pass, and the others must not suffer from this one.
+            log.exception("settle_failed", container_id=container_id)
 
     async def _observe(self) -> tuple[set[str], set[str]]:
         """Ids with something running or mounted, and ids with something kept (disks, records)."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from services.common.containerd.spec import IDS_PER_CONTAINER, User
 from services.common.inside import read_file
 
+MAX_DIGITS = 10
+
 
 class NoSuchUser(Exception):
     """The message is for the owner."""
@@ -87,7 +89,9 @@ def _groups_of(group: str, name: str) -> tuple[int, ...]:
 
 def _number(text: str) -> int | None:
     """An id that the container has; its range is all there is."""
-    return int(text) if text.isascii() and text.isdigit() and int(text) < IDS_PER_CONTAINER else None
+    if not (text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS):
+        return None
+    return int(text) if int(text) < IDS_PER_CONTAINER else None
 
 
 def _text(root: int, path: str) -> str:

@@ -65,7 +65,11 @@ class Images:
         target = reply.image.target
         known = self._by_digest.get((name, target.digest))
         if known is None:
-            known = await self._read(name, target)
+            try:
+                known = await self._read(name, target)
+            except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+                # An index, or what claims to be a manifest and is none.
+                raise ContainerdError(f"the image {name} can't be read: {error!r}") from error
             self._by_digest = {key: image for key, image in self._by_digest.items() if key[0] != name}
             self._by_digest[name, target.digest] = known
         return known

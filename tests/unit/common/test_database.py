@@ -94,7 +94,7 @@ async def test_a_transaction_is_there_for_who_opens_the_database_next(database: 
 
 
 async def test_what_raises_in_a_transaction_undoes_all_of_it(database: Database) -> None:
-    with pytest.raises(RuntimeError, match="stop"):
+    with pytest.raises(RuntimeError, match="stop"):  # noqa: PT012
         async with database.transaction() as connection:
             await connection.execute(insert(notes).values(id=1, text="a", count=0))
             raise RuntimeError("stop")

@@ -18,7 +18,7 @@ def tree(tmp_path: Path) -> Path:
     (tmp_path / "host-bin").mkdir()
     program(tmp_path / "host-bin/tool")
     root = tmp_path / "root"
-    for folder in ("bin", "usr/bin", "etc", "work"):
+    for folder in ("bin", "usr/bin", "etc", "place"):
         (root / folder).mkdir(parents=True)
     (root / "etc/plain").write_text("of the container")
     program(root / "bin/sh")
@@ -63,9 +63,9 @@ def test_dots_do_not_lead_out(root: int) -> None:
 
 def test_a_link_inside_is_followed_as_the_container_would(root: int, tree: Path) -> None:
     (tree / "etc/absolute").symlink_to("/etc/plain")
-    (tree / "work/up").symlink_to("../etc/../../../etc/plain")
+    (tree / "place/up").symlink_to("../etc/../../../etc/plain")
     assert inside.read_file(root, "/etc/absolute") == b"of the container"
-    assert inside.read_file(root, "/work/up") == b"of the container"
+    assert inside.read_file(root, "/place/up") == b"of the container"
 
 
 def test_links_that_lead_to_each_other_end(root: int, tree: Path) -> None:
@@ -116,15 +116,15 @@ def test_a_program_is_found_along_the_search_path(root: int, tree: Path) -> None
 
 
 def test_a_program_with_a_slash_is_taken_from_the_working_folder(root: int, tree: Path) -> None:
-    program(tree / "work/run")
-    assert found(root, "./run", working_dir="/work") == "/work/run"
-    assert found(root, "/bin/sh", working_dir="/work") == "/bin/sh"
-    assert found(root, "run", working_dir="/work") is None
+    program(tree / "place/run")
+    assert found(root, "./run", working_dir="/place") == "/place/run"
+    assert found(root, "/bin/sh", working_dir="/place") == "/bin/sh"
+    assert found(root, "run", working_dir="/place") is None
 
 
 def test_an_empty_part_of_the_search_path_is_the_working_folder(root: int, tree: Path) -> None:
-    program(tree / "work/run")
-    assert found(root, "run", search="/usr/bin:", working_dir="/work") == "/work/run"
+    program(tree / "place/run")
+    assert found(root, "run", search="/usr/bin:", working_dir="/place") == "/place/run"
 
 
 def test_a_program_outside_is_none(root: int, tree: Path) -> None:

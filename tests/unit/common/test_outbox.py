@@ -4,11 +4,9 @@ import asyncio
 import contextlib
 import json
 import shutil
-import signal
 import socket
-import subprocess
 import sysconfig
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -50,28 +48,30 @@ class Broker:
     """A nats-server of our own, with JetStream."""
 
     def __init__(self, folder: Path) -> None:
+        self._program = str(Path(sysconfig.get_path("scripts")) / "nats-server")
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self._port = probe.getsockname()[1]
         self._store = folder
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: asyncio.subprocess.Process | None = None
 
     @property
     def url(self) -> str:
         return f"nats://127.0.0.1:{self._port}"
 
     async def start(self) -> None:
-        program = Path(sysconfig.get_path("scripts")) / "nats-server"
         arguments = ["-a", "127.0.0.1", "-p", str(self._port), "-js", "-sd", str(self._store)]
-        self._process = subprocess.Popen([str(program), *arguments], stderr=subprocess.DEVNULL)
+        self._process = await asyncio.create_subprocess_exec(
+            self._program, *arguments, stderr=asyncio.subprocess.DEVNULL
+        )
         async with asyncio.timeout(WITHIN_S):
             while not self._answers():
                 await asyncio.sleep(0.01)
 
-    def kill(self) -> None:
+    async def kill(self) -> None:
         if self._process is not None:
-            self._process.send_signal(signal.SIGKILL)
-            self._process.wait()
+            self._process.kill()
+            await self._process.wait()
             self._process = None
 
     def forget_everything(self) -> None:
@@ -83,10 +83,10 @@ class Broker:
 
 
 @pytest.fixture
-def stopped_broker(tmp_path: Path) -> Iterator[Broker]:
+async def stopped_broker(tmp_path: Path) -> AsyncIterator[Broker]:
     broker = Broker(tmp_path / "nats")
     yield broker
-    broker.kill()
+    await broker.kill()
 
 
 @pytest.fixture
@@ -217,10 +217,14 @@ async def test_a_subscriber_gets_subject_and_body(broker: Broker, database: Data
 async def test_what_was_undone_is_told_to_nobody(broker: Broker, database: Database, running: Running) -> None:
     outbox = Outbox(database, table, broker.url)
     await running(outbox)
-    with pytest.raises(RuntimeError, match="undo"):
+
+    async def fails() -> None:
         async with database.transaction() as connection:
             await outbox.add(connection, OutgoingEvent("undone", "hzel.container.x.running", '{"id": "undone"}'))
             raise RuntimeError("undo")
+
+    with pytest.raises(RuntimeError, match="undo"):
+        await fails()
     outbox.wake()
     written = await write(outbox, database, 1)
     await all_published(database)
@@ -248,7 +252,7 @@ async def test_a_broker_that_is_killed_again_and_again_has_each_event_once(
     for _ in range(3):
         writing = asyncio.create_task(write(outbox, database, 20))
         await asyncio.sleep(0.05)
-        broker.kill()
+        await broker.kill()
         written += await writing
         await broker.start()
     await all_published(database)
@@ -276,7 +280,7 @@ async def test_a_broker_that_lost_its_last_writes_gets_them_again(
     await running(outbox)
     written = await write(outbox, database, 10)
     await all_published(database)
-    broker.kill()
+    await broker.kill()
     broker.forget_everything()
     await broker.start()
     assert await holds(broker, 10) == written

@@ -74,7 +74,7 @@ def test_a_bad_value_is_blamed_on_its_field(field: str, value: object) -> None:
 @pytest.mark.parametrize(
     "image",
     [
-        "debian", "hzel/debian:12", "hzel/busybox:latest", "localhost:5000/a/b-c:v1.2_3", "ghcr.io/a/b",
+        "debian", "hzel/debian:12", "hzel/busybox:latest", "localhost:5000/a/b-c:v1.2_3", "registry.example/a/b",
         "a/b@sha256:" + "0" * 64, "registry.example:443/a__b/c.d:T@sha256:" + "f" * 64,
     ],
 )  # fmt: skip

@@ -47,7 +47,14 @@ def test_a_program_that_is_there_is_fine_and_one_outside_is_not_there(tmp_path: 
 
 @pytest.mark.parametrize(
     ("user", "ids"),
-    [("", (0, 0)), ("root", (0, 0)), ("1000", (1000, 0)), ("1000:50", (1000, 50)), ("root:root", (0, 0)), ("7:", (7, 0))],
+    [
+        ("", (0, 0)),
+        ("root", (0, 0)),
+        ("1000", (1000, 0)),
+        ("1000:50", (1000, 50)),
+        ("root:root", (0, 0)),
+        ("7:", (7, 0)),
+    ],
 )
 def test_an_image_may_run_as_a_number(user: str, ids: tuple[int, int]) -> None:
     assert _numeric_user(user) == ids

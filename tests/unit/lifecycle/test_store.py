@@ -229,7 +229,9 @@ async def test_pages_are_filtered_by_owner_state_and_labels(store: Store) -> Non
     red = await added(store, "red", "bob", numbering, labels={"team": "red"})
     none = await store.change(await added(store, "none", "bob", numbering, labels={}), Change(State.FAILED))
 
-    async def names(user: str = "", states: list[State] | None = None, labels: dict[str, str] | None = None) -> set[str]:
+    async def names(
+        user: str = "", states: list[State] | None = None, labels: dict[str, str] | None = None
+    ) -> set[str]:
         return {one.wanted.name for one in await store.page(user, states or [], labels or {}, "", 10)}
 
     assert await names("bob") == {red.wanted.name, none.wanted.name}

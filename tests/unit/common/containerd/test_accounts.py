@@ -68,7 +68,7 @@ def test_who_is_not_there_is_an_error_for_the_owner(wanted: str) -> None:
         "evil:x:4294967295:0::/:/bin/sh",
         "evil:x:0:70000::/:/bin/sh",
         "evil:x: 0:0::/:/bin/sh",
-        "evil:x:٠:0::/:/bin/sh",
+        "evil:x:\u0660:0::/:/bin/sh",
         "evil:x:1e1:0::/:/bin/sh",
         "\x00\x01\x02",
     ],
