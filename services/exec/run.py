@@ -61,6 +61,8 @@ class Run:
         self.command = command
         self.started = asyncio.Event()
         self.ended = asyncio.Event()
+        # Set once its stdin and its processes can be reached, or never will be.
+        self._reachable = asyncio.Event()
         self.output = node.files.log(command.id, command.spec.max_output_bytes)
         self._seen, self._seen_at = container, time.monotonic()
         self._fifos = Fifos(node.fifos / command.id)
@@ -123,12 +125,14 @@ class Run:
 
     async def write_input(self, data: bytes) -> bool:
         """Whether its stdin is open for input."""
+        await self._reachable.wait()
         if self._input is None or not self._input.is_open or not self.command.spec.stdin_open:
             return False
         await self._input.write(data)
         return True
 
     async def end_input(self) -> bool:
+        await self._reachable.wait()
         if self._input is None or not self._input.is_open:
             return False
         await self._input.end()
@@ -256,6 +260,7 @@ class Run:
             await stdin.end()
 
     async def _follow(self) -> Outcome:
+        self._reachable.set()
         if self._reader is not None:
             self._reader.start()
         if self._stop_reason is not None:
@@ -341,6 +346,7 @@ class Run:
         timed_out: bool = False,
         error: str = "",
     ) -> Outcome:
+        self._reachable.set()
         output = self.output
         output.complete()
         return Outcome(
