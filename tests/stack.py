@@ -1,7 +1,6 @@
 """A running hzel for tests: started by `deploy/local/up` like anybody's, spoken to over REST and NATS."""
 
 import contextlib
-import json
 import os
 import shutil
 import socket
@@ -226,7 +225,3 @@ def eventually(look: Callable[[], T | None], within_s: float = 30) -> T:
 
 def remove_folder(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def json_lines(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in text.splitlines() if line.strip()]

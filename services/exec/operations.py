@@ -108,7 +108,7 @@ class Operations:
             raise Conflict("the command's stdin is not open")
 
     async def send_signal(self, command_id: str, number: signal.Signals) -> None:
-        (await self._running(command_id)).signal(number)
+        await (await self._running(command_id)).signal(number)
 
     async def read_output(self, command_id: str, stream: Stream, offset: int) -> AsyncIterator[bytes]:
         """What is kept of one stream now, from an offset in that stream."""

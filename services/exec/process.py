@@ -108,6 +108,7 @@ class InputWriter:
         self._container_id = container_id
         self._exec_id = exec_id
         self._turn = asyncio.Lock()
+        self._ready: asyncio.Future[None] | None = None
         self.is_open = True
 
     async def write(self, data: bytes) -> None:
@@ -133,16 +134,22 @@ class InputWriter:
     def close(self) -> None:
         if self.is_open:
             self.is_open = False
+            if self._ready is not None:
+                # Whoever waits for room is told, before the number may become another file's.
+                asyncio.get_running_loop().remove_writer(self._descriptor)
+                _settle(self._ready)
             os.close(self._descriptor)
 
     async def _writable(self) -> None:
         loop = asyncio.get_running_loop()
-        ready = loop.create_future()
-        loop.add_writer(self._descriptor, _settle, ready)
+        self._ready = loop.create_future()
+        loop.add_writer(self._descriptor, _settle, self._ready)
         try:
-            await ready
+            await self._ready
         finally:
-            loop.remove_writer(self._descriptor)
+            self._ready = None
+            if self.is_open:
+                loop.remove_writer(self._descriptor)
 
 
 def _settle(future: asyncio.Future[None]) -> None:

@@ -30,6 +30,8 @@ NOT_RUNNING = "the container is not running"
 LOST = "exit status unknown: the container runtime lost it"
 CONTAINER_STOPPED = "the container stopped while the command ran"
 SEEN_LATELY_S = 0.5
+# containerd restarts within seconds.
+DELETE_ATTEMPTS, DELETE_RETRY_S = 60, 0.5
 KILLED = 128 + signal.SIGKILL
 
 
@@ -138,7 +140,8 @@ class Run:
         await self._input.end()
         return True
 
-    def signal(self, number: signal.Signals) -> None:
+    async def signal(self, number: signal.Signals) -> None:
+        await self._reachable.wait()
         if self._tree is not None:
             self._tree.signal_command(number)
 
@@ -153,18 +156,28 @@ class Run:
 
     async def clean_up(self) -> None:
         """Once the outcome is written down: leaves nothing of the process."""
-        try:
-            await self._node.processes.delete(self.command.container_id, self.command.id)
-        except ContainerdError as error:
-            # The sweep finds the folder, which stays.
-            log.info("delete_unfinished", command_id=self.command.id, error=str(error))
-            return
-        finally:
-            self._node.keeper.release(self.command.id)
-            if self._tree is not None:
-                self._tree.close()
-                self._tree = None
-        self._fifos.remove()
+        if self._reader is not None:
+            await self._reader.finish(drain_s=0)
+        self._node.keeper.release(self.command.id)
+        if self._tree is not None:
+            self._tree.close()
+            self._tree = None
+        if await self._delete():
+            self._fifos.remove()
+
+    async def _delete(self) -> bool:
+        """Whether containerd has forgotten the process. If not, the folder stays for the sweep of the next start."""
+        for _ in range(DELETE_ATTEMPTS):
+            try:
+                await self._node.processes.delete(self.command.container_id, self.command.id)
+            except ContainerdUnavailable:
+                await asyncio.sleep(DELETE_RETRY_S)
+            except ContainerdError as error:
+                log.warning("delete_failed", command_id=self.command.id, error=str(error))
+                return False
+            else:
+                return True
+        return False
 
     async def _start(self, mark_running: Callable[[], Awaitable[Command]]) -> None:
         command, processes = self.command, self._node.processes

@@ -2,14 +2,17 @@
 
 import asyncio
 import os
+import select
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from services.common.containerd.connection import Connection
+from services.common.containerd.processes import Processes
 from services.exec.output import OutputFiles, OutputLog, Stream
-from services.exec.process import Fifos, OutputReader
+from services.exec.process import Fifos, InputWriter, OutputReader
 
 COMMAND = "0190a6b0-0000-7000-8000-00000000000a"
 LONG_S = 10
@@ -136,3 +139,25 @@ async def test_readers_can_be_handed_over(fifos: Fifos, log: OutputLog) -> None:
     reader.start()
     await reader.finish(drain_s=0.5)
     assert log.read_stream(Stream.STDOUT, 0, 100) == b"kept\n"
+
+
+async def test_input_that_nobody_takes_is_let_go_when_the_process_has_ended(fifos: Fifos, tmp_path: Path) -> None:
+    fifos.make(with_stdin=True)
+    reader = os.open(fifos.folder / "stdin", os.O_RDONLY | os.O_NONBLOCK)
+    connection = Connection(tmp_path / "nobody.sock", "tests")
+    stdin = InputWriter(fifos.folder / "stdin", Processes(connection), "container", "exec")
+    writing = asyncio.create_task(stdin.write(b"x" * 4_000_000))
+    while not select.select([reader], [], [], 0)[0]:
+        await asyncio.sleep(0)
+    stdin.close()
+    # The number of the closed descriptor is another file's now, which waits for room as well.
+    receiver, sender = os.pipe()
+    woken = asyncio.Event()
+    asyncio.get_running_loop().add_writer(sender, woken.set)
+    async with asyncio.timeout(10):
+        await writing
+        await woken.wait()
+    asyncio.get_running_loop().remove_writer(sender)
+    for descriptor in (reader, receiver, sender):
+        os.close(descriptor)
+    await connection.close()
