@@ -49,3 +49,21 @@ def admin(stack: Stack) -> Client:
 def user(stack: Stack) -> Client:
     """Somebody nobody else is."""
     return stack.new_user()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(FailuresAtOnce(config))
+
+
+class FailuresAtOnce:
+    """Shows each failure when it happens, too: a run that is cut short tells what had gone wrong."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+            terminal.write_line(f"\nfailed in {report.when}: {report.nodeid}\n{report.longreprtext[-4000:]}")
