@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 import httpx
 
+from services.gateway.health import KEPT_S
+
 ROOT = Path(__file__).parent.parent
 BUSYBOX = "hzel/busybox"
 UP_TIMEOUT_S = 600
@@ -140,6 +142,11 @@ class Stack:
             return httpx.get(f"{self.url}/readyz", timeout=5).status_code == 200
         except httpx.HTTPError:
             return False
+
+    def comes_back(self, within_s: float = 30) -> None:
+        """Waits until it is ready; not as it was before now, which it remembers for a moment."""
+        now = time.monotonic()
+        eventually(lambda: time.monotonic() - now > KEPT_S and self.is_ready(), within_s)
 
 
 @dataclass

@@ -18,10 +18,9 @@ import structlog
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 from sqlalchemy import Column, Index, MetaData, Table, Text, delete, func, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.columns import UtcDateTime
-from services.common.database import Database
+from services.common.database import Connection, Database
 from services.common.errors import Unavailable
 from services.common.events import STREAM, STREAM_SUBJECTS, OutgoingEvent
 from services.common.rpc.figures import Figure
@@ -35,6 +34,9 @@ SENT_AGAIN = timedelta(minutes=5)
 KEPT_AFTER_PUBLISHING = timedelta(hours=1)
 PUBLISH_TIMEOUT_S = 5.0
 BATCH = 256
+# What one change writes, and the next one, goes out together.
+COLLECTED_FOR_S = 0.05
+OLD_ROWS_DELETED_EVERY_S = 60.0
 MAX_BACKOFF_S = 2.0
 
 
@@ -59,9 +61,10 @@ class Outbox:
         self._table = table
         self._nats_url = nats_url
         self._written = asyncio.Event()
+        self._delete_at = 0.0
         self.connected = False
 
-    async def add(self, connection: AsyncConnection, event: OutgoingEvent) -> None:
+    async def add(self, connection: Connection, event: OutgoingEvent) -> None:
         """Part of the caller's transaction; call `wake` once that is committed."""
         await connection.execute(
             insert(self._table).values(id=event.id, subject=event.subject, body=event.body, published_at=None)
@@ -73,9 +76,9 @@ class Outbox:
     async def figures(self) -> list[Figure]:
         """How far publishing is behind. An event's id has the time of its writing in its first 48 bits."""
         unpublished = self._table.c.published_at.is_(None)
-        query = select(func.count(), func.min(self._table.c.id)).where(unpublished)
-        async with self._database.transaction() as connection:
-            count, oldest = (await connection.execute(query)).one()
+        ((count, oldest),) = await self._database.read(
+            select(func.count(), func.min(self._table.c.id)).where(unpublished)
+        )
         age_s = max(0.0, time.time() - (uuid.UUID(oldest).int >> 80) / 1000) if oldest else 0.0
         return [
             Figure("events_unpublished", "Events that wait to be published.", count),
@@ -118,7 +121,10 @@ class Outbox:
         self._written.set()
 
     async def _publish_forever(self, client: Client, stream: JetStreamContext) -> None:
+        self._written.set()
         while client.is_connected:
+            await self._written.wait()
+            await asyncio.sleep(COLLECTED_FOR_S)
             self._written.clear()
             while batch := await self._next_batch():
                 for identifier, subject, body in batch:
@@ -128,7 +134,8 @@ class Outbox:
                         headers={nats.js.api.Header.MSG_ID: identifier, "Content-Type": "application/json"},
                     )
                 await self._mark_published([identifier for identifier, _, _ in batch])
-            await self._written.wait()
+                if len(batch) < BATCH:
+                    break
 
     async def _next_batch(self) -> list[tuple[str, str, str]]:
         table = self._table
@@ -138,15 +145,17 @@ class Outbox:
             .order_by(table.c.id)
             .limit(BATCH)
         )
-        async with self._database.transaction() as connection:
-            return [(row.id, row.subject, row.body) for row in await connection.execute(query)]
+        return [(row.id, row.subject, row.body) for row in await self._database.read(query)]
 
     async def _mark_published(self, identifiers: list[str]) -> None:
+        """What a power cut makes of it: they are published again, with the ids they had."""
         now = datetime.now(UTC)
         table = self._table
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(durable=False) as connection:
             await connection.execute(update(table).where(table.c.id.in_(identifiers)).values(published_at=now))
-            await connection.execute(delete(table).where(table.c.published_at < now - KEPT_AFTER_PUBLISHING))
+            if time.monotonic() > self._delete_at:
+                await connection.execute(delete(table).where(table.c.published_at < now - KEPT_AFTER_PUBLISHING))
+                self._delete_at = time.monotonic() + OLD_ROWS_DELETED_EVERY_S
 
     async def _mark_latest_unpublished(self) -> None:
         table = self._table

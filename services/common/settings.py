@@ -101,5 +101,5 @@ class Settings(BaseSettings):
     def database(self, service: str) -> str:
         """The SQLAlchemy URL of one service's own database (SQLite) or of the shared one (PostgreSQL)."""
         if not self.database_url:
-            return f"sqlite+aiosqlite:///{self.state_dir / service / (service + '.db')}"
+            return f"sqlite:///{self.state_dir / service / (service + '.db')}"
         return re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql+asyncpg://", self.database_url)

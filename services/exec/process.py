@@ -14,6 +14,7 @@ import structlog
 from services.common.containerd.errors import ContainerdError, ContainerdNotFound
 from services.common.containerd.processes import Processes, Streams
 from services.common.containerd.tasks import TaskExit
+from services.common.quiet import ended_or_quiet
 from services.exec.output import OutputLog, Stream
 
 log = structlog.get_logger(__name__)
@@ -21,8 +22,10 @@ log = structlog.get_logger(__name__)
 FIFO_BYTES = 1 << 20
 # What one turn of the loop reads at most, so that one command does not keep the others waiting.
 TURN_PIECES = 4
-# After the end of a command, for a child it left behind that holds its output open.
-DRAIN_S = 1.0
+# After the end of a command a child it left behind may hold its output open: it is read until nothing has come
+# for so long, or the child has had enough time for what it still says.
+QUIET_S = 1.0
+DRAINED_WITHIN_S = 5.0
 RETRY_S = 0.1
 INPUT_PIECE = 64 * 1024
 
@@ -61,6 +64,7 @@ class OutputReader:
         self._output = output
         self._on_failure = on_failure
         self._ended = asyncio.Event()
+        self._pieces = 0
 
     @property
     def descriptors(self) -> list[int]:
@@ -70,11 +74,9 @@ class OutputReader:
         for stream, descriptor in self._readers.items():
             asyncio.get_running_loop().add_reader(descriptor, self._read, stream, descriptor)
 
-    async def finish(self, drain_s: float = DRAIN_S) -> None:
+    async def finish(self, quiet_s: float = QUIET_S) -> None:
         """The process has ended: reads what is left, and waits a moment for who else holds the output open."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(drain_s):
-                await self._ended.wait()
+        await ended_or_quiet(self._ended, lambda: self._pieces, quiet_s, DRAINED_WITHIN_S)
         for stream in list(self._readers):
             self._close(stream)
 
@@ -84,6 +86,7 @@ class OutputReader:
                 if not self._output.absorb(stream, descriptor):
                     self._close(stream)
                     return
+                self._pieces += 1
         except BlockingIOError:
             return
         except OSError as error:

@@ -84,7 +84,7 @@ class Run:
             await self._start(mark_running)
         except CouldNotStart as error:
             if self._reader is not None:
-                await self._reader.finish(drain_s=0)
+                await self._reader.finish(quiet_s=0)
             return self._outcome(Status.FAILED, error=str(error))
         return await self._follow()
 
@@ -157,7 +157,7 @@ class Run:
     async def clean_up(self) -> None:
         """Once the outcome is written down: leaves nothing of the process."""
         if self._reader is not None:
-            await self._reader.finish(drain_s=0)
+            await self._reader.finish(quiet_s=0)
         self._node.keeper.release(self.command.id)
         if self._tree is not None:
             self._tree.close()

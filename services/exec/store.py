@@ -5,9 +5,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Row, bindparam, delete, func, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.database import Database
+from services.common.database import Connection, Database
 from services.common.errors import CommandNotFound
 from services.common.events import command_event
 from services.common.outbox import Outbox
@@ -139,7 +138,7 @@ class Store:
         self._outbox.wake()
         return command
 
-    async def _announce(self, connection: AsyncConnection, command: Command) -> None:
+    async def _announce(self, connection: Connection, command: Command) -> None:
         data = {
             "container_id": command.container_id,
             "requested_by": command.requested_by,

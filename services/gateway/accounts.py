@@ -9,9 +9,8 @@ from enum import StrEnum
 
 from sqlalchemy import Row, exists, insert, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.database import Database
+from services.common.database import Connection, Database
 from services.common.errors import Conflict, NotFound
 from services.common.ids import new_id
 from services.gateway import audit_draft
@@ -81,11 +80,11 @@ class Accounts:
             await audit_draft.record_in(connection)
 
 
-async def no_user_yet(connection: AsyncConnection) -> bool:
+async def no_user_yet(connection: Connection) -> bool:
     return not await connection.scalar(select(exists().select_from(users)))
 
 
-async def add_user(connection: AsyncConnection, email: str, role: Role) -> User:
+async def add_user(connection: Connection, email: str, role: Role) -> User:
     """Part of the caller's transaction. Raises Conflict when the address is taken."""
     user = User(new_id(), email.lower(), role)
     try:
@@ -97,9 +96,7 @@ async def add_user(connection: AsyncConnection, email: str, role: Role) -> User:
     return user
 
 
-async def add_token(
-    connection: AsyncConnection, user_id: str, name: str, expires_at: datetime | None
-) -> tuple[str, Token]:
+async def add_token(connection: Connection, user_id: str, name: str, expires_at: datetime | None) -> tuple[str, Token]:
     """Part of the caller's transaction; see `Accounts.create_token`."""
     token = "hzel_" + secrets.token_urlsafe(32)
     kept = Token(new_id(), name, token[:PREFIX_LENGTH], datetime.now(UTC), expires_at, None, None)

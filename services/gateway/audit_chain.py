@@ -4,9 +4,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Row, insert, select, text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.database import Database
+from services.common.database import Connection, Database
 from services.gateway.audit_entry import GENESIS, Entry, Link, follows, linked
 from services.gateway.tables import audit_log
 
@@ -26,7 +25,7 @@ class Verification:
     head: str
 
 
-async def extend(connection: AsyncConnection, entries: Sequence[Entry]) -> None:
+async def extend(connection: Connection, entries: Sequence[Entry]) -> None:
     """The last statement of the caller's transaction: until that ends no other one extends the chain.
 
     SQLite has one writer; on PostgreSQL a lock of the transaction makes one.
@@ -44,7 +43,7 @@ async def extend(connection: AsyncConnection, entries: Sequence[Entry]) -> None:
     await connection.execute(insert(audit_log), rows)
 
 
-async def missing(connection: AsyncConnection, entries: Sequence[Entry]) -> list[Entry]:
+async def missing(connection: Connection, entries: Sequence[Entry]) -> list[Entry]:
     """Those that are not in the log."""
     query = select(audit_log.c.id).where(audit_log.c.id.in_([entry.id for entry in entries]))
     there = set(await connection.scalars(query))

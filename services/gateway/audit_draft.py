@@ -7,10 +7,10 @@ one that is not recorded, all of these do nothing.
 import asyncio
 from contextvars import ContextVar, Token
 
-from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.types import Scope
 
 from services.common import context
+from services.common.database import Connection
 from services.common.ids import is_id
 from services.gateway.audit import Audit, settled
 from services.gateway.audit_actions import action_of
@@ -122,7 +122,7 @@ async def record(action: Action, outcome: Outcome = Outcome.SUCCESS, **metadata:
         await draft.audit.append(draft.entry(action, outcome, **metadata))
 
 
-async def record_in(connection: AsyncConnection, **metadata: Value) -> None:
+async def record_in(connection: Connection, **metadata: Value) -> None:
     """Writes the entry in the transaction of the change itself, as its last statement: neither is without the other."""
     draft = _draft.get()
     if draft is not None and draft.action is not None:

@@ -20,9 +20,8 @@ from datetime import UTC, datetime, timedelta
 import structlog
 from sqlalchemy import ColumnElement, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.database import Database
+from services.common.database import Connection, Database
 from services.common.errors import HzelError, IdempotencyMismatch, RateLimited, Unavailable
 from services.common.ids import new_id
 from services.gateway.errors import error_body
@@ -143,7 +142,7 @@ class Idempotency:
         return (Answer(row.status, row.body), True) if row else (answer, False)
 
 
-async def _read(connection: AsyncConnection, request: KeyedRequest) -> _Claim | None:
+async def _read(connection: Connection, request: KeyedRequest) -> _Claim | None:
     row = (await connection.execute(select(keys).where(_row(request), ~_expired()))).one_or_none()
     if row is None:
         return None

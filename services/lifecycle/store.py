@@ -8,10 +8,9 @@ from typing import Any
 
 from sqlalchemy import Row, bindparam, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.containerd.images import Image
-from services.common.database import Database
+from services.common.database import Connection, Database
 from services.common.errors import Conflict, ContainerNotFound, Unavailable
 from services.common.events import container_event
 from services.common.outbox import Outbox
@@ -153,7 +152,7 @@ class Store:
                 insert(node_choices).values(node_name=self._node_name, subnet=str(subnet), id_base=id_base)
             )
 
-    async def _refuse_taken(self, connection: AsyncConnection, container_id: str, user_id: str, name: str) -> None:
+    async def _refuse_taken(self, connection: Connection, container_id: str, user_id: str, name: str) -> None:
         gone = select(deleted_containers.c.id).where(deleted_containers.c.id == container_id)
         if (await connection.execute(gone)).first() is not None:
             raise Conflict("this container was created and deleted again")
@@ -161,14 +160,14 @@ class Store:
         if (await connection.execute(same)).first() is not None:
             raise Conflict(f"you have a container named {name} already")
 
-    async def _update(self, connection: AsyncConnection, container_id: str, values: Mapping[str, Any]) -> Container:
+    async def _update(self, connection: Connection, container_id: str, values: Mapping[str, Any]) -> Container:
         statement = update(containers).where(containers.c.id == container_id).values(dict(values))
         row = (await connection.execute(statement.returning(*containers.c))).one_or_none()
         if row is None:
             raise ContainerNotFound()
         return _container(row)
 
-    async def _announce(self, connection: AsyncConnection, container: Container, what: str) -> None:
+    async def _announce(self, connection: Connection, container: Container, what: str) -> None:
         data = {
             "state": what,
             "state_reason": container.state_reason or None,

@@ -11,7 +11,6 @@ From either, by the end of the shell, its client, too long a silence or the end 
 """
 
 import asyncio
-import contextlib
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import structlog
 
 from services.common.containerd.errors import ContainerdError
 from services.common.errors import Conflict, HzelError, NotFound, RateLimited, Unavailable
+from services.common.quiet import ended_or_quiet
 from services.terminal.attachment import WINDOW, Attachment, CloseReason, Opened, Resized
 from services.terminal.input_writer import InputWriter
 from services.terminal.login import Login
@@ -33,8 +33,11 @@ from services.terminal.shell import Shell, ShellGone, Size
 log = structlog.get_logger(__name__)
 
 FIRST_SIZE_WITHIN_S = 10.0
-# Between the end of everything in the session and the last of its output.
-DRAIN_S = 1.0
+# After the end of everything in the session: its terminal, the runtime and the FIFO together hold less than this.
+# Only who was handed the terminal from outside could add to it.
+LEFT_BYTES = 1024 * 1024
+QUIET_S = 5.0
+DRAINED_WITHIN_S = 30.0
 CLEAN_UP_RETRY_S = 1.0
 
 
@@ -86,7 +89,8 @@ class Session:
         self._end_asked: asyncio.Future[CloseReason] = self._loop.create_future()
         self._expiry: asyncio.TimerHandle | None = None
         self._output_ended = asyncio.Event()
-        self._is_draining = False
+        # Behind all output, once that is read whoever waits for it.
+        self._drain_to: int | None = None
         self._last_activity = self._loop.time()
 
     @property
@@ -245,11 +249,9 @@ class Session:
 
     async def _drain(self) -> None:
         """What is left is little, and nobody adds to it: read it whoever waits for it."""
-        self._is_draining = True
+        self._drain_to = self._scrollback.end + LEFT_BYTES
         self.update_reading()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(DRAIN_S):
-                await self._output_ended.wait()
+        await ended_or_quiet(self._output_ended, lambda: self._scrollback.end, QUIET_S, DRAINED_WITHIN_S)
         if self._reader is not None:
             self._reader.close()
         if self._writer is not None:
@@ -321,7 +323,11 @@ class Session:
             return
         unwritten = self._recorder.waiting_bytes if self._recorder is not None else 0
         is_behind = self._scrollback.end - needed >= WINDOW or unwritten >= RECORDER_WINDOW
-        if is_behind and not self._is_draining:
+        if self._drain_to is not None:
+            if self._scrollback.end >= self._drain_to:
+                self._output_ended.set()
+            is_behind = self._output_ended.is_set()
+        if is_behind:
             self._reader.pause()
         else:
             self._reader.resume()

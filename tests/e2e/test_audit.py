@@ -257,7 +257,7 @@ def test_what_was_acknowledged_survives_the_death_of_the_gateway(own_stack: Stac
     with admin.container() as record:
         command = admin.submit(record["id"], program="true")
         os.kill(own_stack.pid_of("gateway"), signal.SIGKILL)
-        eventually(own_stack.is_ready, within_s=60)
+        own_stack.comes_back(within_s=60)
         found = entries(own_stack.client(), limit="500")
     assert set(made) <= {entry["metadata"].get("token_id") for entry in found}
     assert command["id"] in {entry["metadata"].get("command_id") for entry in found}

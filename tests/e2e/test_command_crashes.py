@@ -83,7 +83,7 @@ def test_commands_outlive_the_exec_service_without_losing_a_byte(own_stack: Stac
     for record in long_results:
         assert record["stdout"] == expected
         assert (record["status"], record["exit_code"]) == ("succeeded", 0)
-    eventually(own_stack.is_ready)
+    own_stack.comes_back()
     eventually(lambda: list((own_stack.run_dir / "exec").iterdir()) == [])
     assert len(admin.run(box, "ps")["stdout"].splitlines()) <= 6, "nothing of the commands runs on"
     admin.delete(box)
@@ -119,7 +119,7 @@ def test_the_queue_goes_on_in_order_after_a_crash(own_stack: Stack) -> None:
     eventually(lambda: admin.command(blockers[-1])["status"] == "running")
     waiting = [admin.submit(box, command=f"echo {number} >> /tmp/order; sleep 0.2")["id"] for number in range(5)]
     kill(own_stack, "exec")
-    eventually(own_stack.is_ready)
+    own_stack.comes_back()
     assert {admin.command(command_id)["status"] for command_id in waiting} == {"queued"}
     cancelled = eventually(lambda: admin.http.post(f"/api/v1/commands/{blockers[0]}/cancel").json().get("data"))
     assert cancelled["status"] == "cancelled"
@@ -153,7 +153,7 @@ def test_containerd_dying_takes_no_command_with_it(own_stack: Stack) -> None:
     ended = result(admin, running)
     assert ended["stdout"] == "".join(f"{number}\n" for number in range(1, 51))
     assert (ended["exit_code"], ended["error"]) == (9, None)
-    eventually(own_stack.is_ready)
+    own_stack.comes_back()
     admin.delete(box)
 
 

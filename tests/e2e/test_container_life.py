@@ -52,6 +52,20 @@ def traces(stack: Stack, container_id: str) -> list[str]:
     return found + [kind for kind, text in by_tail.items() if tail in text]
 
 
+def vanishes(stack: Stack, container_id: str) -> None:
+    """Waits until nothing on the node has the container's name on it."""
+    found = traces(stack, container_id)
+
+    def is_gone() -> bool:
+        found[:] = traces(stack, container_id)
+        return not found
+
+    try:
+        eventually(is_gone)
+    except AssertionError as error:
+        raise AssertionError(f"left of {container_id}: {found}") from error
+
+
 def test_a_create_answers_with_a_running_container(admin: Client) -> None:
     name = new_name()
     with admin.container(hostname=name, memory_mb=128, disk_gb=3, labels={"team": "a"}, env={"X": "1"}) as record:
@@ -161,7 +175,7 @@ def test_delete_leaves_no_trace(stack: Stack, admin: Client) -> None:
     record = admin.create()
     assert traces(stack, record["id"])
     admin.delete(record["id"])
-    eventually(lambda: not traces(stack, record["id"]))
+    vanishes(stack, record["id"])
     again = admin.http.delete(f"/api/v1/containers/{record['id']}")
     assert (again.status_code, again.json()["error"]["code"]) == (404, "CONTAINER_NOT_FOUND")
 

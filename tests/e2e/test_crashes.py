@@ -13,7 +13,7 @@ import nats
 import pytest
 
 from services.common.ids import new_id
-from tests.e2e.test_container_life import init_pid, traces
+from tests.e2e.test_container_life import init_pid, vanishes
 from tests.stack import Client, Stack, eventually, new_name
 
 ANSWERS_WITHIN_S = 5.0
@@ -58,7 +58,7 @@ def test_containers_outlive_every_service(own_stack: Stack) -> None:
     for programs in (["lifecycle"], ["gateway"], ["nats"], ["lifecycle", "gateway", "nats"], ["containerd"]):
         kill(own_stack, *programs)
         begun = time.monotonic()
-        eventually(own_stack.is_ready)
+        own_stack.comes_back()
         assert time.monotonic() - begun < ANSWERS_WITHIN_S, programs
         listed = {entry["id"]: entry for entry in admin.http.get("/api/v1/containers").json()["data"]}
         assert {key: entry["state"] for key, entry in listed.items()} == dict.fromkeys(pids, "running")
@@ -80,7 +80,7 @@ def test_containers_outlive_every_service(own_stack: Stack) -> None:
         "provisioning", "running", "stopped", "provisioning", "running", "deleted",
     ]  # fmt: skip
     for container_id in ids:
-        eventually(lambda container_id=container_id: not traces(own_stack, container_id))
+        vanishes(own_stack, container_id)
 
 
 def test_a_container_that_ended_while_lifecycle_was_down_is_noticed(own_stack: Stack) -> None:
@@ -89,7 +89,7 @@ def test_a_container_that_ended_while_lifecycle_was_down_is_noticed(own_stack: S
     own_stack.supervise("stop", "lifecycle")
     os.kill(init_pid(own_stack, record), signal.SIGKILL)
     own_stack.supervise("start", "lifecycle")
-    eventually(own_stack.is_ready)
+    own_stack.comes_back()
     ended = admin.wait_for(record["id"], "stopped")
     assert (ended["exit_code"], ended["state_reason"].split(":")[0]) == (137, "exited")
 
@@ -98,7 +98,7 @@ def test_an_acknowledged_create_goes_on_after_a_crash(own_stack: Stack) -> None:
     admin = own_stack.client()
     records = [admin.create(wait=False) for _ in range(6)]
     kill(own_stack, "lifecycle")
-    eventually(own_stack.is_ready)
+    own_stack.comes_back()
     for record in records:
         assert admin.wait_for(record["id"], "running", "failed")["state"] == "running"
 
@@ -136,7 +136,7 @@ def test_retries_with_a_key_while_everything_dies_make_one_container(own_stack: 
     finally:
         stop.set()
         thread.join()
-    eventually(own_stack.is_ready)
+    own_stack.comes_back()
     listed = admin.http.get("/api/v1/containers?limit=500").json()["data"]
     assert sorted(entry["id"] for entry in listed) == sorted(record["id"] for record in made)
     for entry in listed:
@@ -145,7 +145,7 @@ def test_retries_with_a_key_while_everything_dies_make_one_container(own_stack: 
     for entry in listed:
         deleted(admin, entry["id"])
     for entry in listed:
-        eventually(lambda entry=entry: not traces(own_stack, entry["id"]))
+        vanishes(own_stack, entry["id"])
 
 
 def deleted(admin: Client, container_id: str) -> None:
@@ -168,9 +168,9 @@ def test_containerd_killed_in_the_middle_of_a_create_fails_it_with_a_reason(own_
             assert record["state"] == "running" or record["state_reason"].split(":")[0] in (
                 "runtime_unavailable", "runtime_error", "start_timeout",
             )  # fmt: skip
-            eventually(own_stack.is_ready)
+            own_stack.comes_back()
             deleted(admin, record["id"])
-            eventually(lambda record=record: not traces(own_stack, record["id"]))
+            vanishes(own_stack, record["id"])
 
 
 def test_stopping_and_starting_the_stack_keeps_containers(own_stack: Stack) -> None:

@@ -295,9 +295,9 @@ def test_sampling_outlives_lifecycle_and_containerd(own_stack: Stack) -> None:
     assert len(history(admin, record["id"])["times"]) >= 2
     own_stack.supervise("start", "containerd")
     own_stack.supervise("start", "lifecycle")
-    eventually(own_stack.is_ready)
+    own_stack.comes_back()
     os.kill(own_stack.pid_of("metrics"), signal.SIGKILL)
-    eventually(own_stack.is_ready)
+    own_stack.comes_back()
     again = eventually(lambda: answer if (answer := _asked(admin, record["id"])) else None)
     assert again["uptime_s"] > alone["uptime_s"]
     assert again["cpu_usage_ns"] > alone["cpu_usage_ns"]

@@ -85,7 +85,7 @@ def test_what_nobody_owns_is_swept_at_the_next_start(own_stack: Stack) -> None:
     with contextlib.closing(sqlite3.connect(own_stack.state_dir / "lifecycle/lifecycle.db")) as database, database:
         database.execute("DELETE FROM containers WHERE id = ?", (lost["id"],))
     own_stack.supervise("start", "lifecycle")
-    eventually(own_stack.is_ready)
+    own_stack.comes_back()
     eventually(lambda: not mentions(own_stack, lost["id"]))
     assert admin.get(kept["id"])["state"] == "running"
     assert admin.run(kept["id"], "echo alive")["stdout"] == "alive\n"

@@ -56,7 +56,7 @@ def test_everything_is_kept_in_postgresql(postgresql: str) -> None:
         eventually(lambda: admin.command(slow)["status"] == "running")
         for program in ("lifecycle", "exec", "gateway"):
             os.kill(stack.pid_of(program), signal.SIGKILL)
-        eventually(stack.is_ready)
+        stack.comes_back()
         assert [one["id"] for one in admin.http.get("/api/v1/containers?label=db=pg").json()["data"]] == [box]
         assert admin.ended(slow)["stdout"] == "late\n"
         assert admin.act(box, "restart", timeout_s=1)["state"] == "running"

@@ -115,7 +115,7 @@ async def test_a_killed_terminal_service_closes_its_sessions_and_the_next_sweeps
         assert (await opened.frame("closed"))["reason"] == "unavailable"
         assert await opened.rest() == 1013
     await gone(own_stack, record["id"], within_s=20)
-    await asyncio.to_thread(eventually, own_stack.is_ready)
+    await asyncio.to_thread(own_stack.comes_back)
     async with terminal(own_stack, admin, record["id"]) as opened:
         assert await opened.runs("echo back") == "back"
     assert {name: own_stack.pid_of(name) for name in others} == others
@@ -136,7 +136,7 @@ async def test_stopping_the_terminal_service_tells_the_clients_why(own_stack: St
             pass
     assert refused.value.response.status_code == 503
     own_stack.supervise("start", "terminal")
-    await asyncio.to_thread(eventually, own_stack.is_ready)
+    await asyncio.to_thread(own_stack.comes_back)
 
 
 async def test_a_session_outlives_containerd(own_stack: Stack) -> None:
@@ -146,7 +146,7 @@ async def test_a_session_outlives_containerd(own_stack: Stack) -> None:
         await opened.runs("x=5")
         os.kill(own_stack.pid_of("containerd"), signal.SIGKILL)
         assert await opened.runs("echo $x") == "5"
-        await asyncio.to_thread(eventually, own_stack.is_ready)
+        await asyncio.to_thread(own_stack.comes_back)
         await opened.type("exit 4\n")
         assert (await opened.frame("closed"))["exit_code"] == 4
     await gone(own_stack, record["id"])

@@ -51,7 +51,7 @@ def _postgresql_binaries() -> Path | None:
 async def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
     """Of an empty database, on either kind of server."""
     if request.param == "sqlite":
-        yield f"sqlite+aiosqlite:///{tmp_path / 'service.db'}"
+        yield f"sqlite:///{tmp_path / 'service.db'}"
         return
     url: str = request.getfixturevalue("postgresql")
     yield url

@@ -128,7 +128,7 @@ def test_a_postgresql_url_of_any_form_is_taken(scheme: str) -> None:
 
 def test_without_a_url_each_service_has_a_file() -> None:
     settings = Settings(state_dir=Path("/s"))
-    assert settings.database("exec") == "sqlite+aiosqlite:////s/exec/exec.db"
+    assert settings.database("exec") == "sqlite:////s/exec/exec.db"
 
 
 def test_the_sockets_are_below_the_run_folder_unless_containerd_is_given() -> None:

@@ -232,7 +232,7 @@ async def test_two_services_in_one_postgresql_do_not_meet(postgresql: str, migra
         await opened.close()
 
 
-@pytest.mark.parametrize("url", ["sqlite+aiosqlite:////proc/nowhere/a.db", "postgresql+asyncpg://x@/x?host=/nowhere"])
+@pytest.mark.parametrize("url", ["sqlite:////proc/nowhere/a.db", "postgresql+asyncpg://x@/x?host=/nowhere"])
 async def test_a_database_that_is_not_there_is_unavailable(url: str) -> None:
     database = Database(url, "notes")
     with pytest.raises(Unavailable):

@@ -286,7 +286,10 @@ async def test_a_broker_that_lost_its_last_writes_gets_them_again(
     assert await holds(broker, 10) == written
 
 
-async def test_rows_are_kept_for_a_while_and_then_go(broker: Broker, database: Database, running: Running) -> None:
+async def test_rows_are_kept_for_a_while_and_then_go(
+    broker: Broker, database: Database, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.common.outbox.OLD_ROWS_DELETED_EVERY_S", 0.0)
     outbox = Outbox(database, table, broker.url)
     await running(outbox)
     await write(outbox, database, 3)

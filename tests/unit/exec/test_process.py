@@ -98,8 +98,20 @@ async def test_a_child_that_holds_the_output_open_is_not_waited_for(fifos: Fifos
     process = run(fifos, "echo early; (sleep 5; echo late) &")
     await ended(process)
     async with asyncio.timeout(2):
-        await reader.finish(drain_s=0.2)
+        await reader.finish(quiet_s=0.2)
     assert log.read_stream(Stream.STDOUT, 0, 100) == b"early\n"
+
+
+async def test_a_child_that_goes_on_talking_is_listened_to_for_a_moment(
+    fifos: Fifos, log: OutputLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.exec.process.DRAINED_WITHIN_S", 0.5)
+    reader = started(fifos, log)
+    process = run(fifos, "(while echo x; do sleep 0.05; done) &")
+    await ended(process)
+    async with asyncio.timeout(3):
+        await reader.finish(quiet_s=0.3)
+    assert log.total > 4
 
 
 async def test_one_that_floods_keeps_nothing_else_waiting(fifos: Fifos, log: OutputLog) -> None:
@@ -137,7 +149,7 @@ async def test_readers_can_be_handed_over(fifos: Fifos, log: OutputLog) -> None:
     for descriptor in held.values():
         os.close(descriptor)
     reader.start()
-    await reader.finish(drain_s=0.5)
+    await reader.finish(quiet_s=0.5)
     assert log.read_stream(Stream.STDOUT, 0, 100) == b"kept\n"
 
 

@@ -87,7 +87,7 @@ async def test_the_command_line_adds_users(tmp_path: Path) -> None:
 
     added = run("add", "Grace@Example.org", "--role", "admin")
     assert (added.returncode, added.stderr) == (0, "")
-    database = Database(f"sqlite+aiosqlite:///{tmp_path / 'gateway' / 'gateway.db'}", "gateway")
+    database = Database(f"sqlite:///{tmp_path / 'gateway' / 'gateway.db'}", "gateway")
     try:
         caller = await Authentication(database).caller(f"Bearer {added.stdout.strip()}")
     finally:
