@@ -79,6 +79,8 @@ class Network:
             self._nftables = Nftables()
         # Links that this process has attached, so that one that is attached while others are swept survives.
         self._attached: dict[str, Link] = {}
+        # Names that it has detached while their rows may still say that they run.
+        self._detached: set[str] = set()
         self._elements = threading.Lock()
 
     @property
@@ -90,7 +92,8 @@ class Network:
 
     async def ensure(self, links: Iterable[Link] = ()) -> None:
         """Makes the bridge and the rules what they should be, whatever they are, and mends the given links
-        where they exist. Only links that are given, or attached by this object, may send anything afterwards."""
+        where they exist. Only links that are given and that this object has not detached, or that it has attached,
+        may send anything afterwards."""
         await _finished(self._ensure, list(links))
 
     async def attach(self, link: Link, pid: int) -> None:
@@ -138,7 +141,8 @@ class Network:
     def _load_rules(self, route: RouteSocket, links: list[Link]) -> None:
         uplinks = {r.interface for r in route.routes() if r.destination.prefixlen == 0 and r.interface is not None}
         with self._elements:
-            ports = {link.name: link for link in links} | self._attached
+            self._detached.intersection_update(link.name for link in links)
+            ports = {link.name: link for link in links if link.name not in self._detached} | self._attached
             self._nftables.run(self._filter.load(ports.values(), uplinks))
         accept_in_iptables(self._nftables, self._bridge)
 
@@ -148,6 +152,7 @@ class Network:
                 undo.callback(self._detach, link)
                 with self._elements:
                     self._attached[link.name] = link
+                    self._detached.discard(link.name)
                     self._nftables.run(self._filter.permit([link]))
                 self._create(route, link, netns)
                 self._connect(route, link)
@@ -198,6 +203,7 @@ class Network:
         with _network_errors(f"detach {link.name}"), RouteSocket() as route:
             with self._elements:
                 self._attached.pop(link.name, None)
+                self._detached.add(link.name)
                 with _absence_tolerated():
                     self._nftables.run(self._filter.forbid(link))
             route.apply(netlink.delete_interface(link.name))

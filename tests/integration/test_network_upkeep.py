@@ -128,6 +128,20 @@ async def test_ensuring_mends_what_somebody_else_broke(node: Node) -> None:
         assert guest.reaches(OUTSIDE)
 
 
+async def test_ensuring_brings_nobody_back_who_has_just_gone(node: Node) -> None:
+    """The rows that say who is there were read a moment ago."""
+    before = state_of_host()
+    guest = await node.guest()
+    await node.network.detach(guest.link)
+    for _ in range(2):
+        await node.network.ensure([guest.link])
+        assert state_of_host() == before
+    await node.network.attach(guest.link, guest.process.pid)
+    await node.network.ensure([guest.link])
+    with node.outside.listen():
+        assert guest.reaches(OUTSIDE)
+
+
 async def test_a_bridge_takes_the_subnet_it_is_given_now(node: Node) -> None:
     moved = Network("nta", IPv4Network("10.87.16.0/20"))
     await moved.ensure()
