@@ -128,6 +128,15 @@ class Stack:
         """Of a program of the supervisor: containerd, nats, lifecycle, gateway."""
         return int(self._supervisorctl("pid", program))
 
+    @contextlib.contextmanager
+    def using_at_most(self, program: str, memory_bytes: int) -> Iterator[None]:
+        """Fails where the program's resident memory was ever more, see clear_refs in proc(5)."""
+        process = Path(f"/proc/{self.pid_of(program)}")
+        (process / "clear_refs").write_text("5")
+        yield
+        (peak,) = (line for line in (process / "status").read_text().splitlines() if line.startswith("VmHWM:"))
+        assert int(peak.split()[1]) * 1024 <= memory_bytes, peak
+
     def supervise(self, action: str, program: str) -> None:
         """`start` or `stop`s a program."""
         self._supervisorctl(action, program)

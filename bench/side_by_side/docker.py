@@ -64,6 +64,9 @@ class Docker:
     async def get(self, container_id: str) -> None:
         checked(await self._http.get(f"/containers/{container_id}/json"), 200)
 
+    async def stats(self, container_id: str) -> None:
+        checked(await self._http.get(f"/containers/{container_id}/stats", params={"stream": "false"}), 200)
+
     async def stop(self, container_id: str) -> None:
         parameters = {"t": STOP_TIMEOUT_S}
         checked(await self._http.post(f"/containers/{container_id}/stop", params=parameters), 204)

@@ -59,6 +59,7 @@ class Outbox:
     def __init__(self, database: Database, table: Table, nats_url: str) -> None:
         self._database = database
         self._table = table
+        self._insert = insert(table)
         self._nats_url = nats_url
         self._written = asyncio.Event()
         self._delete_at = 0.0
@@ -66,9 +67,8 @@ class Outbox:
 
     async def add(self, connection: Connection, event: OutgoingEvent) -> None:
         """Part of the caller's transaction; call `wake` once that is committed."""
-        await connection.execute(
-            insert(self._table).values(id=event.id, subject=event.subject, body=event.body, published_at=None)
-        )
+        row = {"id": event.id, "subject": event.subject, "body": event.body, "published_at": None}
+        await connection.execute(self._insert, row)
 
     def wake(self) -> None:
         self._written.set()

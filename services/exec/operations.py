@@ -42,13 +42,20 @@ class Operations:
     ) -> Command:
         """Queues a command; the same id again answers for the first. Raises Conflict, RateLimited, Unavailable."""
         await self._wait_until_recovered()
+        # Who waits for the end is told nothing before, and the end is durable with all that was before it.
+        is_durable = wait_s == 0
         async with self._submitting.holding(command_id):
             command = await self._store.find(command_id)
             if command is None:
-                command = await self._add(command_id, container_id, requested_by, spec)
+                command = await self._add(command_id, container_id, requested_by, spec, is_durable)
             elif (command.container_id, command.requested_by) != (container_id, requested_by):
                 raise Conflict("this id belongs to another command")
-        return await self._settled(command, wait_s)
+            else:
+                is_durable = False
+        command = await self._settled(command, wait_s)
+        if not is_durable and not command.status.is_final:
+            await self._store.confirm(command)
+        return command
 
     async def get(self, command_id: str, wait_s: float = 0) -> Command:
         """As it is when it has ended, or after `wait_s` seconds. Raises CommandNotFound."""
@@ -129,7 +136,9 @@ class Operations:
             stdout, stderr = (output.read_stream(stream, 0, most) for stream in Stream)
             return stdout, stderr, any(output.kept(stream) > most for stream in Stream)
 
-    async def _add(self, command_id: str, container_id: str, requested_by: str, spec: CommandSpec) -> Command:
+    async def _add(
+        self, command_id: str, container_id: str, requested_by: str, spec: CommandSpec, durable: bool
+    ) -> Command:
         try:
             self._scheduler.check_room(container_id)
             container = await self._containers.find(container_id)
@@ -140,7 +149,7 @@ class Operations:
         if container is None:
             raise Conflict(NOT_RUNNING)
         self._seq += 1
-        command = await self._store.add(command_id, self._seq, container_id, requested_by, spec)
+        command = await self._store.add(command_id, self._seq, container_id, requested_by, spec, durable)
         self._scheduler.enqueue(command, container)
         return command
 

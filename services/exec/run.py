@@ -74,6 +74,7 @@ class Run:
         self._pid = 0
         self._child = 0
         self._stop_reason: StopReason | None = None
+        self._waiting: asyncio.Task[TaskExit | None] | None = None
         self._ending: asyncio.Task[None] | None = None
         self._feeding: asyncio.Task[None] | None = None
         self._failing: asyncio.Task[None] | None = None
@@ -156,6 +157,8 @@ class Run:
 
     async def clean_up(self) -> None:
         """Once the outcome is written down: leaves nothing of the process."""
+        if self._waiting is not None:
+            self._waiting.cancel()
         if self._reader is not None:
             await self._reader.finish(quiet_s=0)
         self._node.keeper.release(self.command.id)
@@ -188,6 +191,8 @@ class Run:
         self._attach_output()
         try:
             _, self.command = await asyncio.gather(self._add(streams, spec), mark_running())
+            # Asked before it can have ended, so that its end is known at once.
+            self._waiting = self._wait_for_end()
             self._pid = await processes.start(command.container_id, command.id)
         except ContainerdError as error:
             log.warning("start_failed", command_id=command.id, error=str(error))
@@ -281,7 +286,9 @@ class Run:
             await self.stop(self._stop_reason)
         timer = asyncio.create_task(self._expire())
         try:
-            exit_seen = await wait_for_end(self._node.processes, self.command.container_id, self.command.id)
+            if self._waiting is None:
+                self._waiting = self._wait_for_end()
+            exit_seen = await self._waiting
         finally:
             timer.cancel()
         if self._feeding is not None:
@@ -292,6 +299,9 @@ class Run:
             await self._ending
         await self._read_rest()
         return await self._judge(exit_seen)
+
+    def _wait_for_end(self) -> asyncio.Task[TaskExit | None]:
+        return asyncio.create_task(wait_for_end(self._node.processes, self.command.container_id, self.command.id))
 
     async def _read_rest(self) -> None:
         if self._reader is not None:

@@ -14,6 +14,9 @@ from services.exec.command import Command, CommandSpec, Outcome, Status
 from services.exec.tables import commands
 
 _BY_ID = select(commands).where(commands.c.id == bindparam("id"), commands.c.node_name == bindparam("node_name"))
+# Built once: SQLAlchemy takes longer to build a statement than SQLite to run it. The columns are those of the values.
+_INSERT = insert(commands)
+_UPDATE = update(commands).where(commands.c.id == bindparam("command_id")).returning(*commands.c)
 _FINAL = [status.value for status in Status if status.is_final]
 
 
@@ -25,7 +28,10 @@ class Store:
         self._outbox = outbox
         self._node_name = node_name
 
-    async def add(self, command_id: str, seq: int, container_id: str, requested_by: str, spec: CommandSpec) -> Command:
+    async def add(
+        self, command_id: str, seq: int, container_id: str, requested_by: str, spec: CommandSpec, durable: bool = True
+    ) -> Command:
+        """`durable` off: for a caller who hears of it only when it has ended, or after `confirm`."""
         command = Command(
             id=command_id,
             seq=seq,
@@ -44,11 +50,17 @@ class Store:
             started_at=None,
             finished_at=None,
         )
-        async with self._database.transaction() as connection:
-            await connection.execute(insert(commands).values(**_values(command), node_name=self._node_name))
+        async with self._database.transaction(durable) as connection:
+            await connection.execute(_INSERT, {**_values(command), "node_name": self._node_name})
             await self._announce(connection, command)
         self._outbox.wake()
         return command
+
+    async def confirm(self, command: Command) -> None:
+        """Makes durable what was added without."""
+        statement = update(commands).where(commands.c.id == command.id).values(seq=command.seq)
+        async with self._database.transaction() as connection:
+            await connection.execute(statement)
 
     async def mark_running(self, command: Command) -> Command:
         """Written before the command is started, so that it is never started a second time.
@@ -129,8 +141,7 @@ class Store:
 
     async def _update(self, command_id: str, values: Mapping[str, Any], durable: bool) -> Command:
         async with self._database.transaction(durable) as connection:
-            statement = update(commands).where(commands.c.id == command_id).values(dict(values))
-            row = (await connection.execute(statement.returning(*commands.c))).one_or_none()
+            row = (await connection.execute(_UPDATE, {**values, "command_id": command_id})).one_or_none()
             if row is None:
                 raise CommandNotFound
             command = _command(row)

@@ -116,12 +116,13 @@ async def test_100_mb_arrive_complete_as_base64(stack: Stack, owner: Client, box
     command = owner.submit(box, command=shell, max_output_bytes=200_000_000)
     digests = {"stdout": hashlib.sha256(), "stderr": hashlib.sha256()}
     stderr = b""
-    async with job(stack, owner, command["id"], "?encoding=base64") as socket:
-        async for frame in frames(socket):
-            if frame["type"] == "output":
-                data = base64.b64decode(frame["data"])
-                digests[frame["stream"]].update(data)
-                stderr += data if frame["stream"] == "stderr" else b""
+    with stack.using_at_most("exec", 150_000_000):
+        async with job(stack, owner, command["id"], "?encoding=base64") as socket:
+            async for frame in frames(socket):
+                if frame["type"] == "output":
+                    data = base64.b64decode(frame["data"])
+                    digests[frame["stream"]].update(data)
+                    stderr += data if frame["stream"] == "stderr" else b""
     assert digests["stdout"].hexdigest() == stderr.decode().split()[0]
 
 
