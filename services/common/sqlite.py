@@ -85,8 +85,10 @@ class SqliteFile:
         self._path.parent.chmod(0o700)
         with self._path.with_suffix(".lock").open("w") as lock:
             await asyncio.wait_for(asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX), LOCK_WAIT_S)
-            with self._writer.begin() as connection:
+            # A service that runs may be writing at this moment.
+            with closing(await self._begun()) as connection:
                 upgrade(connection, migrations)
+                connection.commit()
 
     async def _begun(self) -> Connection:
         give_up = time.monotonic() + BUSY_WAIT_S

@@ -139,6 +139,21 @@ async def test_several_processes_wait_for_one_another(database: Database, databa
         await other.close()
 
 
+async def test_a_database_that_is_written_to_can_be_opened(
+    database: Database, database_url: str, migrations: Path
+) -> None:
+    other = Database(database_url, "notes")
+    async with database.transaction() as connection:
+        await connection.execute(insert(notes).values(id=1, text="a", count=0))
+        opening = asyncio.create_task(other.open(migrations))
+        # Time enough to fail, if it doesn't wait.
+        await asyncio.wait([opening], timeout=0.1)
+        assert not opening.done() or opening.exception() is None
+    await opening
+    assert await texts(other) == ["a"]
+    await other.close()
+
+
 async def test_read_one_sees_what_is_committed_and_nothing_else(database: Database) -> None:
     query = select(notes.c.text).where(notes.c.id == bindparam("id"))
     assert await database.read_one(query, {"id": 1}) is None
