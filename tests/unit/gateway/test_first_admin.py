@@ -63,8 +63,10 @@ async def test_a_file_that_cannot_be_written_leaves_no_user(database: Database, 
         assert (await connection.execute(select(func.count()).select_from(users))).scalar_one() == 0
 
 
-async def test_two_gateways_starting_together_make_one_admin(database: Database, token_file: Path) -> None:
-    other = Database(database.url.render_as_string(hide_password=False), "gateway")
+async def test_two_gateways_starting_together_make_one_admin(
+    database: Database, database_url: str, token_file: Path
+) -> None:
+    other = Database(database_url, "gateway")
     try:
         await other.open(MIGRATIONS)
         await asyncio.gather(*(ensure_first_admin(one, token_file) for one in (database, other) * 4))
