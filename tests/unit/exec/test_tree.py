@@ -74,7 +74,8 @@ async def test_an_orphan_whose_parent_has_ended_goes_too(start: Start) -> None:
 
 async def test_who_listens_to_term_has_time_to_finish(start: Start, tmp_path: Path) -> None:
     tree, root = start(
-        f"trap 'sleep 0.3; echo done > {tmp_path}/file; exit 3' TERM; : > {tmp_path}/ready; sleep 100 & while :; do wait; done"
+        f"trap 'sleep 0.3; echo done > {tmp_path}/file; exit 3' TERM; : > {tmp_path}/ready; sleep 100 &"
+        " while :; do wait; done"
     )
     wait_for((tmp_path / "ready").exists)
     await tree.end(WITHIN_S)
