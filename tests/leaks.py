@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -20,8 +21,10 @@ def snapshot() -> dict[str, list[str]]:
         "loop devices": sorted(_lines("losetup", "--list", "--noheadings", "--output", "BACK-FILE")),
         "links": sorted(line.split()[0].split("@")[0] for line in _lines("ip", "-brief", "link")),
         "nft tables": sorted(_lines("nft", "list", "tables")),
-        "cgroups": sorted(str(folder) for folder in Path("/sys/fs/cgroup").rglob("*") if folder.is_dir()),
-        "sockets of shims": sorted(str(file) for file in Path("/run/containerd").rglob("*")),
+        "cgroups": sorted(folder for folder, _, _ in os.walk("/sys/fs/cgroup")),
+        "sockets of shims": sorted(
+            f"{folder}/{name}" for folder, _, names in os.walk("/run/containerd") for name in names
+        ),
         "processes": sorted(_processes()),
     }
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -31,14 +32,11 @@ class Stack:
 
     @classmethod
     def settings(cls, folder: Path, instance: str, **more: str) -> "Stack":
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
         return cls(
             {
                 "HZEL_STATE_DIR": str(folder / "state"),
                 "HZEL_RUN_DIR": str(folder / "run"),
-                "HZEL_LISTEN": f"127.0.0.1:{port}",
+                "HZEL_LISTEN": f"127.0.0.1:{free_port()}",
                 "HZEL_INSTANCE": instance,
                 "HZEL_NODE_NAME": "test-node",
                 "HZEL_DEFAULT_IMAGE": "hzel/busybox:latest",
@@ -237,6 +235,15 @@ def eventually(look: Callable[[], T | None], within_s: float = 30) -> T:
         if time.monotonic() > deadline:
             raise AssertionError(f"nothing after {within_s} s")
         time.sleep(0.02)
+
+
+def free_port() -> int:
+    """One that nothing listens on, below those that the kernel gives to outgoing connections."""
+    while True:
+        port = random.randrange(10_000, 20_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def remove_folder(folder: Path) -> None:

@@ -129,7 +129,10 @@ choose_nats() {
     (umask 077 && od -An -N 24 -t x1 /dev/urandom | tr -d ' \n' >"$folder/password")
   fi
   nats_password=$(cat "$folder/password")
-  nats_port=${HZEL_NATS_PORT:-$(cat "$folder/port" 2>/dev/null || echo 4222)}
+  # NATS's own port, but for other instances, which may be starting at the same moment.
+  local usual=4222
+  [ "$HZEL_INSTANCE" = hzel ] || usual=$((20000 + RANDOM % 10000))
+  nats_port=${HZEL_NATS_PORT:-$(cat "$folder/port" 2>/dev/null || echo "$usual")}
   if answers 127.0.0.1 "$nats_port"; then
     [ -z "$HZEL_NATS_PORT" ] || fail "port $HZEL_NATS_PORT (HZEL_NATS_PORT) is taken"
     while answers 127.0.0.1 "$nats_port"; do nats_port=$((20000 + RANDOM % 10000)); done
