@@ -4,8 +4,9 @@
 
 Starts a stack of its own, and everything else that is compared, measures, and takes all of it down again. The
 echo is measured alone, and while fifty other terminals are open and one of them floods.
-Run it with the project's interpreter and path: PYTHONPATH=.:gen .venv/bin/python bench/terminal.py
-terminado comes with `pip install -r bench/requirements.txt`; what is not installed is left out.
+`bench/run terminal` brings a Docker Engine along, whose terminals (an exec with a TTY, attached) are compared then. By
+itself: PYTHONPATH=.:gen .venv/bin/python bench/terminal.py, with Docker where DOCKER_HOST names its unix socket.
+terminado comes with `pip install -r bench/requirements.txt`; what is not there is left out.
 """
 
 import argparse
@@ -26,8 +27,11 @@ from pathlib import Path
 
 from websockets.asyncio.client import ClientConnection, connect
 
-from tests.stack import Stack, remove_folder
+from bench.side_by_side.docker import TERMINAL_PIECE, Docker
+from tests.stack import ROOT, Stack, remove_folder
 
+BUSYBOX = ROOT / "deploy/local/images/busybox.sh"
+COLUMNS, ROWS = 80, 24
 OTHERS = 50
 ANSWER_WITHIN_S = 20.0
 # Printable, and in lines like a program's: 1 MB that a shell makes and repeats.
@@ -40,9 +44,6 @@ WARM_UP_BYTES = 4_000_000
 class Terminal:
     """One open terminal, whatever is behind it."""
 
-    def __init__(self, connection: ClientConnection) -> None:
-        self.connection = connection
-
     async def type(self, text: str) -> None:
         raise NotImplementedError
 
@@ -51,7 +52,12 @@ class Terminal:
         raise NotImplementedError
 
 
-class HzelTerminal(Terminal):
+class WebSocketTerminal(Terminal):
+    def __init__(self, connection: ClientConnection) -> None:
+        self.connection = connection
+
+
+class HzelTerminal(WebSocketTerminal):
     async def type(self, text: str) -> None:
         await self.connection.send(json.dumps({"type": "input", "data": text}))
 
@@ -63,7 +69,7 @@ class HzelTerminal(Terminal):
         return len(frame["data"].encode()) if frame["type"] == "output" else 0
 
 
-class TerminadoTerminal(Terminal):
+class TerminadoTerminal(WebSocketTerminal):
     async def type(self, text: str) -> None:
         await self.connection.send(json.dumps(["stdin", text]))
 
@@ -72,23 +78,70 @@ class TerminadoTerminal(Terminal):
         return len(rest[0].encode()) if kind == "stdout" else 0
 
 
-KINDS = {"hzel": HzelTerminal, "terminado": TerminadoTerminal}
+class DockerTerminal(Terminal):
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def type(self, text: str) -> None:
+        self.writer.write(text.encode())
+        await self.writer.drain()
+
+    async def hear(self) -> int:
+        data = await self.reader.read(TERMINAL_PIECE)
+        if not data:
+            raise EOFError
+        return len(data)
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """Plain enough to be handed to another process."""
+    """Plain enough to be handed to another process. `pids` are of the processes whose work is counted."""
 
     kind: str
-    url: str
+    address: str
     headers: dict[str, str]
     pids: dict[str, int]
+    container_id: str = ""
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Terminal]:
         """A terminal at its prompt."""
-        async with connect(self.url, additional_headers=self.headers, compression=None, max_size=None) as connection:
-            yield await at_prompt(KINDS[self.kind](connection))
+        async with OPENERS[self.kind](self) as terminal:
+            yield await at_prompt(terminal)
+
+
+@asynccontextmanager
+async def hzel_terminal(contestant: Contestant) -> AsyncIterator[Terminal]:
+    async with web_socket(contestant) as connection:
+        yield HzelTerminal(connection)
+
+
+@asynccontextmanager
+async def terminado_terminal(contestant: Contestant) -> AsyncIterator[Terminal]:
+    async with web_socket(contestant) as connection:
+        yield TerminadoTerminal(connection)
+
+
+@asynccontextmanager
+async def docker_terminal(contestant: Contestant) -> AsyncIterator[Terminal]:
+    engine = Docker(Path(contestant.address))
+    try:
+        async with engine.terminal(contestant.container_id, COLUMNS, ROWS) as (reader, writer):
+            yield DockerTerminal(reader, writer)
+    finally:
+        await engine.close()
+
+
+def web_socket(contestant: Contestant) -> AbstractAsyncContextManager[ClientConnection]:
+    return connect(contestant.address, additional_headers=contestant.headers, compression=None, max_size=None)
+
+
+OPENERS: dict[str, Callable[[Contestant], AbstractAsyncContextManager[Terminal]]] = {
+    "hzel": hzel_terminal,
+    "terminado": terminado_terminal,
+    "docker": docker_terminal,
+}
 
 
 @asynccontextmanager
@@ -100,7 +153,7 @@ async def hzel(query: str) -> AsyncIterator[Contestant]:
         await asyncio.to_thread(stack.up)
         admin = stack.client()
         record = admin.create(memory_mb=512)
-        url = f"{stack.url.replace('http', 'ws', 1)}/ws/terminal/{record['id']}?cols=80&rows=24{query}"
+        url = f"{stack.url.replace('http', 'ws', 1)}/ws/terminal/{record['id']}?cols={COLUMNS}&rows={ROWS}{query}"
         headers = {"Authorization": admin.http.headers["Authorization"]}
         yield Contestant("hzel", url, headers, {name: stack.pid_of(name) for name in ("terminal", "gateway")})
     finally:
@@ -140,14 +193,37 @@ async def terminado() -> AsyncIterator[Contestant]:
         await server.wait()
 
 
+@asynccontextmanager
+async def docker() -> AsyncIterator[Contestant]:
+    """In a container of the same image as hzel's."""
+    host = os.environ.get("DOCKER_HOST", "")
+    if not host.startswith("unix://"):
+        raise NotInstalled("bench/run")
+    address = Path(host.removeprefix("unix://"))
+    engine = Docker(address)
+    try:
+        with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+            tar = Path(folder) / "busybox.tar"
+            await asyncio.to_thread(subprocess.run, [BUSYBOX, tar], check=True)
+            await engine.import_image(tar)
+        container_id = await engine.create()
+        try:
+            pids = {"dockerd": int((address.parent / "pid").read_text())}
+            yield Contestant("docker", str(address), {}, pids, container_id)
+        finally:
+            await engine.delete(container_id)
+    finally:
+        await engine.close()
+
+
 class NotInstalled(Exception):
     """The message says what brings it."""
 
 
-# Docker's TTY attach belongs here as well, where there is a Docker: a function like `terminado`, and its kind.
 CONTESTANTS: dict[str, Callable[[], AbstractAsyncContextManager[Contestant]]] = {
     "hzel, binary": lambda: hzel("&binary=1"),
     "hzel, text": lambda: hzel(""),
+    "docker": docker,
     "terminado": terminado,
 }
 

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,6 +19,13 @@ from tests.stack import Client, Stack
 WITHIN_S = 15.0
 
 
+class Screen(pyte.Screen):
+    def select_graphic_rendition(self, *attributes: int, private: bool = False) -> None:
+        """Colours and the like; what xterm calls the same and is about keys (vim asks for it) is nothing to be seen."""
+        if not private:
+            super().select_graphic_rendition(*attributes)
+
+
 class Terminal:
     """`frames` are the JSON frames but for output, `output` is the text or the bytes that came."""
 
@@ -26,7 +34,7 @@ class Terminal:
         self.frames: list[dict[str, Any]] = []
         self.output = ""
         self.raw = bytearray()
-        self.screen = pyte.Screen(80, 24)
+        self.screen = Screen(80, 24)
         self._stream = pyte.Stream(self.screen)
 
     async def send(self, **frame: Any) -> None:
@@ -77,6 +85,20 @@ class Terminal:
                 raise AssertionError(f"no {text!r} in {self.output[-2000:]!r}") from None
         self.output = self.output[at + len(text) :]
 
+    def is_on_screen(self, text: str) -> bool:
+        """In a line of its own, or with other text around it that is no digit."""
+        return any(re.search(rf"(?<!\d){re.escape(text)}(?!\d)", line) for line in self.screen.display)
+
+    async def sees(self, *texts: str, within_s: float = WITHIN_S) -> None:
+        """Returns once all of them are on the screen at the same time."""
+        deadline = time.monotonic() + within_s
+        while not all(self.is_on_screen(text) for text in texts):
+            try:
+                await self.hear(deadline - time.monotonic())
+            except TimeoutError:
+                shown = "\n".join(line.rstrip() for line in self.screen.display)
+                raise AssertionError(f"no {texts!r} on the screen:\n{shown}") from None
+
     async def runs(self, command: str, within_s: float = WITHIN_S) -> str:
         """What a command prints; the shell must be at its prompt."""
         await self.type(f"echo be''gin; {command}; echo e''nd\n")
@@ -105,7 +127,7 @@ def url(stack: Stack, container_id: str, **query: Any) -> str:
 async def terminal(stack: Stack, client: Client, container_id: str, **query: Any) -> AsyncIterator[Terminal]:
     """A connection that has been accepted; its size is 80 by 24 unless the query says otherwise."""
     size = {} if "session" in query or "watch" in query else {"cols": 80, "rows": 24}
-    options = {key: query.pop(key) for key in ("max_queue", "ping_interval") if key in query}
+    options = {key: query.pop(key) for key in ("max_queue", "ping_interval", "close_timeout", "sock") if key in query}
     async with connect(
         url(stack, container_id, **{**size, **query}),
         additional_headers={"Authorization": client.http.headers["Authorization"]},

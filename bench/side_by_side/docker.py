@@ -1,5 +1,9 @@
 """Docker Engine over its HTTP API, on its unix socket."""
 
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
@@ -19,12 +23,14 @@ IMAGE = "busybox"
 MIB = 1024**2
 # Output comes in frames of a header, which names the stream and the length, and what was written.
 FRAME_HEADER_BYTES = 8
+TERMINAL_PIECE = 1024**2
 
 
 class Docker:
     """Its containers have the limits that hzel's have, and an init as PID 1, which passes TERM on."""
 
     def __init__(self, socket: Path) -> None:
+        self._socket = socket
         self._http = httpx.AsyncClient(
             transport=httpx.AsyncHTTPTransport(uds=str(socket), limits=CONNECTIONS),
             base_url="http://docker",
@@ -85,6 +91,28 @@ class Docker:
         count = await self._run(container_id, ["head", "-c", str(size), "/dev/zero"])
         if count < size + FRAME_HEADER_BYTES:
             raise RuntimeError(f"{count} of {size} bytes")
+
+    @asynccontextmanager
+    async def terminal(
+        self, container_id: str, columns: int, rows: int
+    ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        """A shell on a terminal of its own; the connection is nothing but its output and input."""
+        attached = {"AttachStdin": True, "AttachStdout": True, "AttachStderr": True, "Tty": True}
+        order = attached | {"Cmd": ["sh"], "ConsoleSize": [rows, columns]}
+        exec_id = checked(await self._http.post(f"/containers/{container_id}/exec", json=order), 201).json()["Id"]
+        body = json.dumps({"Detach": False, "Tty": True, "ConsoleSize": [rows, columns]})
+        reader, writer = await asyncio.open_unix_connection(self._socket, limit=TERMINAL_PIECE)
+        try:
+            writer.write(
+                f"POST /exec/{exec_id}/start HTTP/1.1\r\nHost: docker\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"
+                f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+            )
+            head = await reader.readuntil(b"\r\n\r\n")
+            if not head.startswith(b"HTTP/1.1 101 "):
+                raise RuntimeError(head.decode("latin-1"))
+            yield reader, writer
+        finally:
+            writer.close()
 
     async def _run(self, container_id: str, arguments: list[str]) -> int:
         """Creates an exec, starts it, reads its output to the end, asks for its exit code; returns the bytes read."""

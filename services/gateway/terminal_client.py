@@ -1,7 +1,7 @@
 """What the gateway asks of the terminal service, in its own words: protobuf ends here."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,6 @@ from services.common.rpc.interceptors import domain_error
 ACCEPTED_WITHIN_S = 20.0
 UPLOAD_TIMEOUT_S = 120.0
 PROBE_TIMEOUT_S = 2.0
-UPLOAD_PIECE = 256 * 1024
 # Both ways, as the service's definition says.
 WINDOW = 256 * 1024
 ACKNOWLEDGED_AFTER = 64 * 1024
@@ -190,11 +189,13 @@ class TerminalClient:
             await link.begin(attach=first)
             yield link
 
-    async def upload(self, session_id: str, path: str, data: bytes) -> None:
+    async def upload(self, session_id: str, path: str, content: Iterable[bytes]) -> None:
+        """`content` comes in pieces of less than a megabyte, which a message may have."""
+
         async def pieces() -> AsyncIterator[pb.UploadFileRequest]:
             yield pb.UploadFileRequest(target=pb.UploadTarget(session_id=session_id, path=path))
-            for start in range(0, len(data), UPLOAD_PIECE):
-                yield pb.UploadFileRequest(content=data[start : start + UPLOAD_PIECE])
+            for piece in content:
+                yield pb.UploadFileRequest(content=piece)
 
         await call(self._stub.UploadFile, pieces(), UPLOAD_TIMEOUT_S)
 

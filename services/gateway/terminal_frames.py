@@ -4,6 +4,7 @@ import base64
 import binascii
 import codecs
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from json.encoder import encode_basestring
 from typing import Any
@@ -11,6 +12,10 @@ from typing import Any
 from services.gateway.terminal_client import Closed, Opened, Output, Size, Told
 
 MAX_SIDE = 1000
+# From this size on an upload is not parsed like other messages, but piece by piece: see `Upload`.
+LARGE = 64 * 1024
+BASE64_PIECE = 256 * 1024
+STAND_IN = "what stands here instead"
 # The backslash comes first: the others bring some in.
 _ESCAPES = (
     (b"\\", b"\\\\"),
@@ -35,10 +40,21 @@ class Input:
 
 @dataclass(frozen=True)
 class Upload:
-    """`data` is None where the client's was no base64."""
+    """`base64` from `start` to `end` is the content, encoded, in a text that may have more around it."""
 
     path: str
-    data: bytes | None
+    base64: str
+    start: int
+    end: int
+
+    def content(self) -> Iterator[bytes]:
+        """Piece by piece, since all at once would take long. Raises ValueError where it is no base64."""
+        for at in range(self.start, self.end, BASE64_PIECE):
+            piece = self.base64[at : min(at + BASE64_PIECE, self.end)]
+            decoded = base64.b64decode(piece, validate=True)
+            if at + BASE64_PIECE < self.end and len(decoded) != BASE64_PIECE // 4 * 3:
+                raise binascii.Error("padding is no end")
+            yield decoded
 
 
 Heard = Input | Size | Upload
@@ -73,11 +89,37 @@ def parse(message: str | bytes) -> Heard:
     """Bytes are input as they are. Raises BadFrame."""
     if isinstance(message, bytes):
         return Input(message)
+    return _large_upload(message) or _parse(message)
+
+
+def _large_upload(message: str) -> Upload | None:
+    """None where it is anything else, or written in a way that takes a parser.
+
+    Most of such a message is one long text without a quote. It is left where it is, and what is around it is parsed
+    with something short in its place.
+    """
+    if len(message) < LARGE:
+        return None
+    middle = len(message) // 2
+    start, end = message.rfind('"', 0, middle) + 1, message.find('"', middle)
+    if end < 0 or message.find("\\") >= 0:
+        return None
+    around = message[:start] + STAND_IN + message[end:]
+    if around.count(STAND_IN) != 1:
+        return None
     try:
-        frame = json.loads(message)
-    except (ValueError, RecursionError) as error:
-        raise BadFrame("a frame must be a JSON object") from error
+        frame = _frame_of(around)
+    except BadFrame:
+        return None
     match frame:
+        case {"type": "file_upload", "path": str(path), "data": str(data)} if data == STAND_IN:
+            _bytes(path)
+            return Upload(path, message, start, end)
+    return None
+
+
+def _parse(message: str) -> Heard:
+    match _frame_of(message):
         case {"type": "input", "data": str(data)}:
             return Input(_bytes(data))
         case {"type": "resize", "cols": columns, "rows": rows}:
@@ -86,7 +128,7 @@ def parse(message: str | bytes) -> Heard:
             return Size(columns, rows)
         case {"type": "file_upload", "path": str(path), "data": str(data)}:
             _bytes(path)
-            return Upload(path, _base64(data))
+            return Upload(path, data, 0, len(data))
     raise BadFrame("a frame must be input with data, resize with cols and rows, or file_upload with path and data")
 
 
@@ -104,6 +146,13 @@ def uploaded_frame(path: str) -> str:
 
 def upload_error_frame(path: str, message: str) -> str:
     return _frame(type="file_upload_error", path=path, message=message)
+
+
+def _frame_of(message: str) -> Any:
+    try:
+        return json.loads(message)
+    except (ValueError, RecursionError) as error:
+        raise BadFrame("a frame must be a JSON object") from error
 
 
 def _output(text: str) -> str | None:
@@ -133,10 +182,3 @@ def _bytes(text: str) -> bytes:
         return text.encode()
     except UnicodeEncodeError as error:
         raise BadFrame("a frame holds half of a surrogate pair") from error
-
-
-def _base64(text: str) -> bytes | None:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        return None

@@ -114,22 +114,29 @@ class Conversation:
 
     async def _upload(self, upload: Upload) -> None:
         try:
-            if upload.data is None:
+            try:
+                content = await _decoded(upload)
+            except ValueError:
                 await self._say(upload_error_frame(upload.path, NO_BASE64))
                 return
             try:
-                await self._client.upload(self._link.session_id, upload.path, upload.data)
+                await self._client.upload(self._link.session_id, upload.path, content)
             except HzelError as error:
-                await self._record(upload, Outcome.FAILURE, error.code)
+                await self._record(upload, content, Outcome.FAILURE, error.code)
                 raise
-            await self._record(upload, Outcome.SUCCESS)
+            except asyncio.CancelledError:
+                # The client has gone or the session has ended: whether the file is there nobody knows.
+                with contextlib.suppress(HzelError):
+                    await self._record(upload, content, Outcome.FAILURE, "CANCELLED")
+                raise
+            await self._record(upload, content, Outcome.SUCCESS)
         except HzelError as error:
             await self._say(upload_error_frame(upload.path, error.message))
         else:
             await self._say(uploaded_frame(upload.path))
 
-    async def _record(self, upload: Upload, outcome: Outcome, code: str | None = None) -> None:
-        size = len(upload.data or b"")
+    async def _record(self, upload: Upload, content: list[bytes], outcome: Outcome, code: str | None = None) -> None:
+        size = sum(map(len, content))
         await audit_draft.record(Action.TERMINAL_UPLOAD, outcome, path=upload.path, bytes=size, code=code)
 
 
@@ -175,6 +182,15 @@ class Terminals:
 
     async def check(self) -> None:
         await self._client.check()
+
+
+async def _decoded(upload: Upload) -> list[bytes]:
+    """Lets others have their turn in between. Raises ValueError."""
+    pieces = []
+    for piece in upload.content():
+        pieces.append(piece)
+        await asyncio.sleep(0)
+    return pieces
 
 
 def _joins(wanted: TerminalOrder | Attachment) -> str | None:

@@ -15,6 +15,7 @@
 - `on_left` is told the code with which the client left, 1006 where it did so without a word; the generator is closed
   after it. `allow_messages_of` lets it send larger messages than others may.
 - Nothing is queued: a client that reads slowly holds the generator, a function that takes its time holds the client.
+  Unless it `hears_out`, it is cancelled soon after the connection is gone, and what came behind it is dropped.
 - Pings and the limit of a message are in `websocket_protocol`; the request id and the log line in `boundary`.
 """
 
@@ -38,7 +39,7 @@ from services.common.errors import (
 )
 from services.gateway.authentication import Caller
 from services.gateway.parts import parts
-from services.gateway.websocket_protocol import LARGER_MESSAGES
+from services.gateway.websocket_protocol import LARGER_MESSAGES, LOST
 
 log = structlog.get_logger(__name__)
 
@@ -53,6 +54,8 @@ CLOSE_CODES: dict[type[HzelError], int] = {
     RateLimited: 1013,
     TimedOut: 1013,
 }
+# What a client has said right before its connection was lost.
+HEARD_WITHIN_S = 0.5
 Frame = str | bytes
 
 
@@ -82,6 +85,7 @@ async def converse(
     incoming: Callable[[Frame], Awaitable[None]] = nothing_heard,
     *,
     first_decides: bool = False,
+    hears_out: bool = True,
     on_left: Callable[[int], Awaitable[None]] = unnoticed,
 ) -> None:
     """See above. Once the socket is accepted, raises only what is a fault of ours."""
@@ -92,7 +96,7 @@ async def converse(
         reason = ""
         try:
             async with asyncio.TaskGroup() as group:
-                hearing = group.create_task(_hear(socket, incoming, on_left))
+                hearing = group.create_task(_hear(socket, incoming, on_left, hears_out))
                 if first is not None:
                     await _say(socket, first)
                 async for frame in outgoing:
@@ -113,15 +117,48 @@ def allow_messages_of(socket: WebSocket, most: int) -> None:
 
 
 async def _hear(
-    socket: WebSocket, incoming: Callable[[Frame], Awaitable[None]], on_left: Callable[[int], Awaitable[None]]
+    socket: WebSocket,
+    incoming: Callable[[Frame], Awaitable[None]],
+    on_left: Callable[[int], Awaitable[None]],
+    hears_out: bool,
 ) -> None:
+    lost: asyncio.Future[int] = socket.scope["extensions"][LOST]["code"]
     while True:
         message = await socket.receive()
         if message["type"] == "websocket.disconnect":
-            await on_left(message["code"])
-            raise WebSocketDisconnect(message["code"])
+            code = message["code"]
+            break
         text = message.get("text")
-        await incoming(text if text is not None else message["bytes"])
+        hearing = incoming(text if text is not None else message["bytes"])
+        if hears_out:
+            await hearing
+        elif not await _while_connected(lost, hearing):
+            code = lost.result()
+            break
+    await on_left(code)
+    raise WebSocketDisconnect(code)
+
+
+async def _while_connected(lost: asyncio.Future[int], hearing: Awaitable[None]) -> bool:
+    """False where it was cancelled because the connection was lost."""
+    connected = asyncio.timeout(None)
+
+    def cut_short(_lost: asyncio.Future[int]) -> None:
+        if not is_heard:
+            connected.reschedule(asyncio.get_running_loop().time() + HEARD_WITHIN_S)
+
+    is_heard = False
+    lost.add_done_callback(cut_short)
+    try:
+        async with connected:
+            await hearing
+    except TimeoutError:
+        if not connected.expired():
+            raise
+    finally:
+        is_heard = True
+        lost.remove_done_callback(cut_short)
+    return not connected.expired()
 
 
 async def _say(socket: WebSocket, frame: Frame) -> None:

@@ -14,10 +14,12 @@ from services.common.containerd.processes import Processes
 from services.common.containerd.running import RunningContainers
 from services.common.containerd.tasks import Tasks
 from services.common.loops import run_until
+from services.common.rpc.activity import serve_activity
 from services.common.rpc.server import serving, stop_on_signals
 from services.common.settings import Settings
 from services.terminal.facts import Facts
 from services.terminal.recording import Recordings
+from services.terminal.retention import Retention
 from services.terminal.servicer import SERVICE_NAME, TerminalServicer
 from services.terminal.sessions import Limits, Sessions
 from services.terminal.uploads import Uploads
@@ -32,6 +34,9 @@ async def main(settings: Settings) -> None:
         stack.push_async_callback(connection.close)
         containers = RunningContainers(Tasks(connection, settings.run_dir / "runtime"), Containers(connection))
         recordings = Recordings(settings.state_dir / "terminal" / "recordings", settings.terminal_recording_mb * MIB)
+        retention = Retention(
+            recordings, settings.terminal_recording_retention_s, settings.terminal_recordings_mb * MIB
+        )
         facts = Facts(settings.nats_url, settings.node_name)
         folder = settings.run_dir / "terminal"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -47,12 +52,13 @@ async def main(settings: Settings) -> None:
 
         def register(server: grpc.aio.Server) -> None:
             add_TerminalServiceServicer_to_server(servicer, server)
+            serve_activity(server, sessions.activities)
 
         await stack.enter_async_context(facts.telling())
         await stack.enter_async_context(serving(settings.terminal_socket, register, [SERVICE_NAME]))
         # Before the server: calls in flight are conversations, and end with their sessions.
         stack.push_async_callback(sessions.close)
-        await run_until(stop, sessions.upkeep())
+        await run_until(stop, sessions.upkeep(), retention.run())
 
 
 if __name__ == "__main__":

@@ -16,16 +16,20 @@ class InputWriter:
         self._descriptor = descriptor
         self._on_taken = on_taken
         self._waiting: deque[memoryview] = deque()
+        self._is_open = True
         self.waiting_bytes = 0
 
     def write(self, data: bytes) -> None:
+        if not self._is_open:
+            return
         self._waiting.append(memoryview(data))
         self.waiting_bytes += len(data)
         if len(self._waiting) == 1 and self._write_some():
             asyncio.get_running_loop().add_writer(self._descriptor, self._on_writable)
 
     def close(self) -> None:
-        """Drops what waits."""
+        """Drops what waits, and what is still to come: the descriptor may soon be another's."""
+        self._is_open = False
         if self._waiting:
             asyncio.get_running_loop().remove_writer(self._descriptor)
             self._waiting.clear()

@@ -25,13 +25,19 @@ class OutputReader:
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._gathering: asyncio.TimerHandle | None = None
+        # In a flood: when enough will have gathered.
+        self._gathered_at: float | None = None
         self._is_watching = False
         self._is_open = True
         self._recent = 0
         self._recent_since = 0.0
 
     def resume(self) -> None:
-        if self._is_open and not self._is_watching and self._gathering is None:
+        if not self._is_open or self._is_watching or self._gathering is not None:
+            return
+        if self._gathered_at is not None:
+            self._gathering = self._loop.call_at(self._gathered_at, self._on_gathered)
+        else:
             self._watch()
 
     def pause(self) -> None:
@@ -66,10 +72,11 @@ class OutputReader:
         self._on_data(data)
 
     def _gather(self) -> None:
-        self._gathering = self._loop.call_later(GATHER_S, self._on_gathered)
+        self._gathered_at = self._loop.time() + GATHER_S
+        self._gathering = self._loop.call_at(self._gathered_at, self._on_gathered)
 
     def _on_gathered(self) -> None:
-        self._gathering = None
+        self._gathering = self._gathered_at = None
         data = self._read(FLOOD_PIECE)
         if data and len(data) >= PIECE:
             self._gather()

@@ -36,14 +36,34 @@ class Origin:
     requested_by: str
 
 
+@dataclass(frozen=True)
+class Ended:
+    """A recording that nobody writes to any more."""
+
+    path: Path
+    ended_at: float  # seconds since the epoch
+    size: int  # bytes
+
+
 class Recorder:
     """Writes one recording, in a thread and in order; a disk that fails ends it, and not the session."""
 
-    def __init__(self, path: Path, header: Mapping[str, object], most: int, on_written: Callable[[], None]) -> None:
-        """`most` bytes are written and no more; `on_written` is called whenever fewer wait. Raises OSError."""
+    def __init__(
+        self,
+        path: Path,
+        header: Mapping[str, object],
+        most: int,
+        on_written: Callable[[], None],
+        on_end: Callable[[], None],
+    ) -> None:
+        """`most` bytes are written and no more; `on_written` is called whenever fewer wait. Raises OSError.
+
+        `on_end` is called when nothing more will be written, which is when `run` ends.
+        """
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self._room = most
         self._on_written = on_written
+        self._on_end = on_end
         self._started = time.monotonic()
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._waiting = [_line(header)]
@@ -82,6 +102,7 @@ class Recorder:
             self._on_written()
         finally:
             os.close(self._file)
+            self._on_end()
 
     def _add(self, kind: str, text: str) -> None:
         at = round(time.monotonic() - self._started, 6)
@@ -103,6 +124,7 @@ class Recordings:
         """`most` is the size at which a recording ends, bytes."""
         self._folder = folder
         self._most = most
+        self._in_the_making: set[Path] = set()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def new(
@@ -117,7 +139,19 @@ class Recordings:
             "env": {name: env[name] for name in ("SHELL", "TERM") if name in env},
             "hzel": asdict(origin),
         }
-        return Recorder(self._path(session_id), header, self._most, on_written)
+        path = self._path(session_id)
+        recorder = Recorder(path, header, self._most, on_written, lambda: self._in_the_making.discard(path))
+        self._in_the_making.add(path)
+        return recorder
+
+    async def ended(self) -> list[Ended]:
+        """Those that nobody writes to any more, the oldest first. Raises OSError."""
+        found = await asyncio.to_thread(_look, self._folder)
+        return sorted((one for one in found if one.path not in self._in_the_making), key=lambda one: one.ended_at)
+
+    async def remove(self, recording: Ended) -> None:
+        """Whoever reads it has it to its end. Raises OSError."""
+        await asyncio.to_thread(recording.path.unlink, missing_ok=True)
 
     async def read(self, session_id: str) -> AsyncIterator[Origin | bytes]:
         """First who it is of, then its bytes. Raises NotFound."""
@@ -146,6 +180,15 @@ class Recordings:
 
 def _no_recording() -> NotFound:
     return NotFound("there is no such recording")
+
+
+def _look(folder: Path) -> list[Ended]:
+    found = []
+    for path in folder.glob("*.cast"):
+        with contextlib.suppress(FileNotFoundError):
+            status = path.stat()
+            found.append(Ended(path, status.st_mtime, status.st_size))
+    return found
 
 
 def _line(value: object) -> bytes:

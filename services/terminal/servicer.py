@@ -10,7 +10,17 @@ from hzel.terminal.v1 import terminal_pb2_grpc
 
 from services.common.errors import HzelError, InvalidRequest, NotFound
 from services.terminal import requests
-from services.terminal.attachment import Attachment, Closed, CloseReason, InputTaken, Opened, Output, Resized, Told
+from services.terminal.attachment import (
+    LAST_OUTPUT_S,
+    Attachment,
+    Closed,
+    CloseReason,
+    InputTaken,
+    Opened,
+    Output,
+    Resized,
+    Told,
+)
 from services.terminal.recording import Origin, Recordings
 from services.terminal.session import Session
 from services.terminal.sessions import Sessions
@@ -89,12 +99,14 @@ class TerminalServicer(terminal_pb2_grpc.TerminalServiceServicer):
 async def _conversation(
     session: Session, attachment: Attachment, incoming: AsyncIterator[Request], response: type[Response]
 ) -> AsyncIterator[Response]:
-    """Until either side ends it; then the session is left."""
+    """Until either side ends it, the client last; then the session is left."""
     hearing = asyncio.create_task(_hear(session, attachment, incoming))
     try:
         yield response(accepted=pb.Accepted(session_id=session.id))
         async for told in attachment.told():
             yield _response(session, told, response)
+        # A client that acknowledges something after the end of the call would lose what it has not read yet.
+        await asyncio.wait({hearing}, timeout=LAST_OUTPUT_S)
     finally:
         hearing.cancel()
         session.leave(attachment, for_good=False)

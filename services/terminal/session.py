@@ -219,6 +219,7 @@ class Session:
         finally:
             if self._reader is None and self._recorder is not None:
                 self._recorder.close()
+                await self._recorder.run()
         async with asyncio.TaskGroup() as group:
             resizing = group.create_task(self._follow_size())
             if self._recorder is not None:

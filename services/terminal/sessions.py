@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import structlog
 
+from services.common.activity import Activity, LastActive
 from services.common.containerd.errors import ContainerdError
 from services.common.containerd.processes import Processes
 from services.common.containerd.running import RunningContainer, RunningContainers
@@ -68,6 +69,7 @@ class Sessions:
         self._on_closed = on_closed
         self._sessions: dict[str, Session] = {}
         self._opening: list[str] = []
+        self._last_active = LastActive()
         self._runs: set[asyncio.Task[None]] = set()
         self._is_closed = False
 
@@ -90,6 +92,7 @@ class Sessions:
             self._opening.remove(container_id)
         session = Session(session_id, wanted.order, login, shell, self._limits.scrollback_bytes, self._on_opened)
         self._sessions[session_id] = session
+        self._last_active.touch(container_id)
         run = asyncio.create_task(self._run(session, wanted.record))
         self._runs.add(run)
         run.add_done_callback(self._runs.discard)
@@ -104,6 +107,11 @@ class Sessions:
     def list(self, container_id: str) -> list[Session]:
         """Of one container, or of all; oldest first."""
         return [one for one in self._sessions.values() if container_id in ("", one.order.container_id)]
+
+    async def activities(self, container_ids: Sequence[str]) -> Sequence[Activity]:
+        """A session that waits for its client to come back is one that goes on."""
+        open_in = {session.order.container_id for session in self._sessions.values()} | set(self._opening)
+        return self._last_active.activities(container_ids, open_in)
 
     async def running(self, container_id: str) -> RunningContainer:
         """Raises Conflict where it does not run."""
@@ -166,6 +174,7 @@ class Sessions:
             session.fail(Internal())
         finally:
             del self._sessions[session.id]
+            self._last_active.touch(session.order.container_id)
         if session.closed_for is not None:
             self._on_closed(session, session.closed_for)
 

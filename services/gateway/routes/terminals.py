@@ -55,7 +55,7 @@ async def open_terminal(
         wanted = TerminalOrder(container_id, caller.user_id, shell, user, cwd, size, resume, bool(record))
     async with parts.terminals.conversation(caller, wanted, bool(binary), socket.send_text) as conversation:
         allow_messages_of(socket, parts.terminals.largest_message)
-        await converse(socket, conversation.frames(), conversation.hear, on_left=conversation.left)
+        await converse(socket, conversation.frames(), conversation.hear, hears_out=False, on_left=conversation.left)
 
 
 @router.get(

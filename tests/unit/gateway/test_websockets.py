@@ -38,12 +38,17 @@ class Talk:
         self.said = 0
         self.ended = asyncio.Event()
         self.hears: asyncio.Event | None = None
+        self.heard: list[Frame] = []
+        self.left_with: int | None = None
         self.router = APIRouter()
         self.router.add_api_websocket_route("/ws/talk", self.talk)
         self.router.add_api_websocket_route("/ws/echo/{number}", self.echo)
 
-    async def talk(self, websocket: WebSocket, caller: SocketCaller, first: bool = False) -> None:
-        await converse(websocket, self._say(), self._hear, first_decides=first)
+    async def talk(
+        self, websocket: WebSocket, caller: SocketCaller, first: bool = False, hears_out: bool = True
+    ) -> None:
+        options = {"first_decides": first, "hears_out": hears_out}
+        await converse(websocket, self._say(), self._hear, **options, on_left=self._left)
 
     async def echo(self, websocket: WebSocket, caller: SocketCaller, number: int) -> None:
         heard: asyncio.Queue[Frame] = asyncio.Queue(1)
@@ -69,6 +74,10 @@ class Talk:
     async def _hear(self, message: Frame) -> None:
         if self.hears is not None:
             await self.hears.wait()
+        self.heard.append(message)
+
+    async def _left(self, code: int) -> None:
+        self.left_with = code
 
 
 @pytest.fixture
@@ -312,3 +321,27 @@ async def test_a_peer_that_is_not_heard_is_not_given_up(opened: Callable[[str], 
         await asyncio.sleep(1.0)
         assert not talk.ended.is_set()
     await asyncio.wait_for(talk.ended.wait(), 5)
+
+
+@pytest.mark.usefixtures("quick_pings")
+async def test_a_function_that_takes_its_time_ends_when_the_connection_is_lost(
+    opened: Callable[[str], connect], talk: Talk
+) -> None:
+    talk.hears = asyncio.Event()
+    async with opened("/ws/talk?hears_out=0") as connection:
+        for _ in range(100):
+            await connection.send("x" * 10_000)
+        connection.transport.abort()
+        await asyncio.wait_for(talk.ended.wait(), 5)
+    assert talk.left_with == 1006
+    assert talk.heard == []
+
+
+async def test_what_was_said_right_before_the_end_is_heard(opened: Callable[[str], connect], talk: Talk) -> None:
+    for query in ("0", "1"):
+        async with opened(f"/ws/talk?hears_out={query}") as connection:
+            await connection.send("last words")
+            await connection.close(4000)
+        await asyncio.wait_for(talk.ended.wait(), 5)
+        talk.ended.clear()
+        assert (talk.heard.pop(), talk.left_with) == ("last words", 4000)

@@ -1,5 +1,6 @@
 """The frames of a terminal's WebSocket."""
 
+import base64
 import itertools
 import json
 
@@ -8,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.gateway.terminal_client import Closed, Opened, Output, Size
-from services.gateway.terminal_frames import BadFrame, Input, TerminalFrames, Upload, json_string, parse
+from services.gateway.terminal_frames import (
+    BASE64_PIECE,
+    STAND_IN,
+    BadFrame,
+    Input,
+    TerminalFrames,
+    Upload,
+    json_string,
+    parse,
+)
 
 
 @given(data=st.binary(max_size=200), cuts=st.lists(st.integers(0, 200), max_size=8))
@@ -59,8 +69,72 @@ def test_what_clients_say_is_understood() -> None:
     assert parse(b"\x00raw\xff") == Input(b"\x00raw\xff")
     assert parse('{"type":"input","data":"\\u0000é"}') == Input("\0é".encode())
     assert parse('{"type":"resize","cols":1,"rows":1000,"more":1}') == Size(1, 1000)
-    assert parse('{"type":"file_upload","path":"/x","data":"YQ=="}') == Upload("/x", b"a")
-    assert parse('{"type":"file_upload","path":"/x","data":"!"}') == Upload("/x", None)
+    assert uploaded('{"type":"file_upload","path":"/x","data":"YQ=="}') == ("/x", b"a")
+
+
+def uploaded(message: str) -> tuple[str, bytes]:
+    upload = parse(message)
+    assert isinstance(upload, Upload)
+    return upload.path, b"".join(upload.content())
+
+
+LONG = bytes(range(256)) * 4000
+LONG_BASE64 = base64.b64encode(LONG).decode()
+
+
+@pytest.mark.parametrize("size", [0, 1, 50_000, BASE64_PIECE // 4 * 3, BASE64_PIECE // 4 * 3 + 1, len(LONG)])
+def test_an_upload_of_any_size_is_understood(size: int) -> None:
+    frame = {"type": "file_upload", "path": "/x", "data": base64.b64encode(LONG[:size]).decode()}
+    assert uploaded(json.dumps(frame)) == ("/x", LONG[:size])
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        '{"data":"%s","path":"/x","type":"file_upload"}',
+        '{"type":"file_upload","path":"/x","data":"","data":"%s"}',
+        ' { "more" : {"data":"y"}, "data" : "%s" , "path" : "\\u002fx", "type":"file_upload" } ',
+        '{"type":"file_upload","path":"/x","data":"\\u0041%s"}',
+    ],
+)
+def test_a_large_upload_may_be_written_in_any_way(message: str) -> None:
+    data = LONG_BASE64.removeprefix("A") if "u0041" in message else LONG_BASE64
+    assert uploaded(message % data) == ("/x", LONG)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        '{"type":"file_upload","data":"%s","path":"/x"', '{"type":"input","path":"/x","data":"%s"}}',
+        '{"type":"file_upload","path":"/x","not":"%s"}', '{"type":"file_upload","path":"/x","data":{"data":"%s"}}',
+        '{"type":"file_upload","path":"/x","data":"%s', '{"type":"file_upload","path":"\\udc00","data":"%s"}',
+        '{"type":"file_upload","path":"/x","data":"%s"}x', "%s",
+    ],
+)  # fmt: skip
+def test_large_nonsense_is_refused_like_any_other(message: str) -> None:
+    with pytest.raises(BadFrame):
+        parse(message % LONG_BASE64)
+
+
+def test_large_input_is_no_upload() -> None:
+    assert parse(json.dumps({"type": "input", "data": LONG_BASE64})) == Input(LONG_BASE64.encode())
+    assert parse(json.dumps({"type": "input", "more": [1] * 100_000, "data": "x"})) == Input(b"x")
+    upload = uploaded(json.dumps({"type": "file_upload", "path": "/x", "more": LONG_BASE64, "data": STAND_IN[:4]}))
+    assert upload == ("/x", base64.b64decode(STAND_IN[:4]))
+    with pytest.raises(ValueError, match=r".+"):
+        uploaded(json.dumps({"type": "file_upload", "path": "/x", "more": LONG_BASE64, "data": STAND_IN}))
+    upload = uploaded(json.dumps({"type": "file_upload", "path": LONG_BASE64, "data": "YQ=="}))
+    assert upload == (LONG_BASE64, b"a")
+
+
+@pytest.mark.parametrize(
+    "data",
+    ["!", "YQ=", "YQ", "é", f"{LONG_BASE64[:-4]}\n", f"{LONG_BASE64}!", f"YQ=={LONG_BASE64}", f"é{LONG_BASE64}",
+     f"{LONG_BASE64[: BASE64_PIECE - 4]}YQ=={LONG_BASE64[:BASE64_PIECE]}"],
+)  # fmt: skip
+def test_what_is_no_base64_is_none_wherever_it_is_broken(data: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        uploaded(json.dumps({"type": "file_upload", "path": "/x", "data": data}, ensure_ascii=False))
 
 
 @pytest.mark.parametrize(

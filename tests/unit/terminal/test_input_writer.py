@@ -50,3 +50,12 @@ async def test_closing_drops_what_waits(pipe: tuple[int, int]) -> None:
     writer.write(b"x" * 1_000_000)
     writer.close()
     assert writer.waiting_bytes == 0
+
+
+async def test_nothing_is_written_once_it_is_closed(pipe: tuple[int, int]) -> None:
+    writer = InputWriter(pipe[1], lambda _: None)
+    writer.close()
+    writer.write(b"for whoever has the descriptor now")
+    with pytest.raises(BlockingIOError):
+        os.read(pipe[0], 100)
+    assert writer.waiting_bytes == 0
