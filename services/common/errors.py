@@ -16,6 +16,7 @@ HzelError
 ├── RateLimited             RATE_LIMITED
 ├── NotBuilt                NOT_IMPLEMENTED
 ├── Unavailable             UNAVAILABLE
+│   └── SlowReader          SLOW_READER, of a stream that is open
 ├── TimedOut                TIMEOUT
 └── Internal                INTERNAL_ERROR
 
@@ -115,6 +116,13 @@ class NotBuilt(HzelError):
 class Unavailable(HzelError):
     code, http_status, grpc_status = "UNAVAILABLE", 503, grpc.StatusCode.UNAVAILABLE
     retry_after_s = 1
+
+
+class SlowReader(Unavailable):
+    code = "SLOW_READER"
+
+    def __init__(self, message: str = "you read too slowly; go on from the last id you have") -> None:
+        super().__init__(message)
 
 
 class TimedOut(HzelError):

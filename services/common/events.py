@@ -24,8 +24,8 @@ class OutgoingEvent:
 
 
 def container_event(container_id: str, what: str, node_name: str, data: Mapping[str, Json]) -> OutgoingEvent:
-    """`what` is the new state, or `deleted`; `data` holds plain JSON values."""
-    kind = "container.deleted" if what == "deleted" else "container.state_changed"
+    """`what` is the new state, or `updated`, `expiring` or `deleted`; `data` holds plain JSON values."""
+    kind = f"container.{what if what in ('updated', 'expiring', 'deleted') else 'state_changed'}"
     return _event(f"hzel.container.{container_id}.{what}", kind, container_id, node_name, data)
 
 

@@ -47,6 +47,20 @@ class Settings(BaseSettings):
     terminal_idle_s: float = Field(4 * 3600, gt=0, description="a terminal ends when nothing happens in it for so long")
     terminal_scrollback_kb: int = Field(256, ge=0, description="output that a terminal shows again, KiB")
     terminal_recording_mb: int = Field(64, ge=1, description="size at which the recording of a terminal ends, MiB")
+    terminal_recording_retention_s: int = Field(
+        30 * 86400, ge=60, description="how long the recording of a terminal is kept after its end"
+    )
+    terminal_recordings_mb: int = Field(
+        10240, ge=16, description="ended recordings of terminals that are kept at most, MiB"
+    )
+    container_log_file_mb: int = Field(
+        10, ge=1, le=1024, description="size at which a container's log goes on in the next file, MiB"
+    )
+    container_log_files: int = Field(3, ge=2, le=100, description="files of a container's log that are kept")
+    log_readers: int = Field(1024, ge=1, description="logs that are read at the same time through a gateway")
+    log_readers_per_user: int = Field(64, ge=1, description="those of one user among them")
+    event_streams: int = Field(4096, ge=1, description="streams of events that are open at the same time in a gateway")
+    event_streams_per_user: int = Field(1024, ge=1, description="those of one user among them")
     upload_max_mb: int = Field(32, ge=1, description="largest file that can be put into a container, MiB")
     seccomp_profile: Path = Field(
         Path("/usr/share/containers/seccomp.json"), description="seccomp profile in Docker's format"

@@ -17,6 +17,7 @@ from services.common.containerd.tasks import Tasks
 from services.common.database import Database
 from services.common.loops import run_until
 from services.common.outbox import Outbox
+from services.common.rpc.activity import serve_activity
 from services.common.rpc.server import serving, stop_on_signals
 from services.common.settings import Settings
 from services.exec.keeper_client import KeeperClient
@@ -64,6 +65,7 @@ async def main(settings: Settings) -> None:
 
         def register(server: grpc.aio.Server) -> None:
             add_ExecServiceServicer_to_server(ExecServicer(operations), server)
+            serve_activity(server, operations.activities)
 
         figures = [outbox.figures, scheduler.figures]
         await stack.enter_async_context(serving(settings.exec_socket, register, [SERVICE_NAME], figures=figures))

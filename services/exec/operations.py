@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
+from services.common.activity import Activity
 from services.common.containerd.errors import ContainerdError
 from services.common.containerd.running import RunningContainers
 from services.common.errors import Conflict, RateLimited, Unavailable
@@ -104,6 +105,11 @@ class Operations:
             await run.ended.wait()
             command = run.command
         yield command
+
+    async def activities(self, container_ids: Sequence[str]) -> list[Activity]:
+        """Raises Unavailable while it is not known what runs."""
+        await self._wait_until_recovered()
+        return self._scheduler.activities(container_ids)
 
     async def send_input(self, command_id: str, data: bytes) -> None:
         """Returns when the command's stdin has taken it. Raises Conflict unless that is open for input."""

@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import signal
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import psutil
 import structlog
 
+from services.common.activity import Activity, LastActive
 from services.common.containerd.errors import ContainerdError
 from services.common.containerd.running import RunningContainer
 from services.common.errors import Unavailable
@@ -32,6 +34,7 @@ class Scheduler:
         self._node = node
         self._queue = queue
         self._runs: dict[str, Run] = {}
+        self._last_active = LastActive()
         self._following: set[asyncio.Task[None]] = set()
 
     def find(self, command_id: str) -> Run | None:
@@ -42,6 +45,10 @@ class Scheduler:
         """Raises QueueFull."""
         self._queue.check_room(container_id)
 
+    def activities(self, container_ids: Sequence[str]) -> list[Activity]:
+        """A command that waits for its turn is one that goes on."""
+        return self._last_active.activities(container_ids, {run.command.container_id for run in self._runs.values()})
+
     async def figures(self) -> list[Figure]:
         return [
             Figure("commands_queued", "Commands that wait for a slot.", self._queue.waiting),
@@ -51,6 +58,7 @@ class Scheduler:
     def enqueue(self, command: Command, container: RunningContainer | None = None) -> None:
         """`container` has just been seen running, if it is given."""
         self._runs[command.id] = Run(self._node, command, container)
+        self._last_active.touch(command.container_id)
         self._queue.add(command.container_id, command.id)
         self._start_next()
 
@@ -127,6 +135,7 @@ class Scheduler:
 
     def _let_go(self, run: Run) -> None:
         self._runs.pop(run.command.id, None)
+        self._last_active.touch(run.command.container_id)
         run.output.complete()
         run.ended.set()
 

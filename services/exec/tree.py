@@ -51,6 +51,8 @@ class ProcessTree:
         deadline = loop.time() + KILL_CONFIRMED_WITHIN_S
         while alive := self.living_descendants():
             if loop.time() > deadline:
+                # Frozen, perhaps: all are killed when they go on, and the root must not stay behind halted.
+                _send(self._pidfd, signal.SIGKILL)
                 raise NotGone
             self._tell(alive, signal.SIGKILL)
             await asyncio.sleep(POLL_S)

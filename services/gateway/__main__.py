@@ -23,11 +23,14 @@ from services.gateway.authentication import Authentication
 from services.gateway.clients import LifecycleClient
 from services.gateway.commands import Commands
 from services.gateway.containers import Containers
+from services.gateway.events import Events
 from services.gateway.exec_client import ExecClient
 from services.gateway.first_admin import ensure_first_admin
 from services.gateway.health import Readiness
 from services.gateway.http_protocol import HttpProtocol
 from services.gateway.idempotency import Idempotency
+from services.gateway.log_client import LogClient
+from services.gateway.logs import Logs
 from services.gateway.metrics import Metrics
 from services.gateway.metrics_client import MetricsClient
 from services.gateway.parts import Parts
@@ -35,7 +38,7 @@ from services.gateway.scrape import Scrape
 from services.gateway.tables import MIGRATIONS
 from services.gateway.terminal_client import TerminalClient
 from services.gateway.terminals import Terminals
-from services.gateway.traffic import CallCounter, Traffic
+from services.gateway.traffic import CallCounter, StreamCounter, Traffic
 from services.gateway.websocket_protocol import PING_EVERY_S, PONG_WITHIN_S, WebSocketProtocol
 
 log = structlog.get_logger(__name__)
@@ -59,17 +62,21 @@ async def serve(settings: Settings) -> None:
         audit = Audit(database)
         await stack.enter_async_context(audit.running())
         traffic = Traffic()
-        counter = CallCounter(traffic)
-        channel = await stack.enter_async_context(open_channel(settings.lifecycle_socket, counter))
+        counters = CallCounter(traffic), StreamCounter(traffic)
+        channel = await stack.enter_async_context(open_channel(settings.lifecycle_socket, *counters))
         lifecycle = LifecycleClient(channel)
         authentication = Authentication(database)
         idempotency = Idempotency(database)
         containers = Containers(lifecycle, idempotency)
-        exec_channel = await stack.enter_async_context(open_channel(settings.exec_socket, counter))
-        terminal_channel = await stack.enter_async_context(open_channel(settings.terminal_socket, counter))
+        logs = Logs(LogClient(channel), containers, authentication, settings.log_readers, settings.log_readers_per_user)
+        exec_channel = await stack.enter_async_context(open_channel(settings.exec_socket, *counters))
+        terminal_channel = await stack.enter_async_context(open_channel(settings.terminal_socket, *counters))
         terminals = Terminals(TerminalClient(terminal_channel), containers, settings.upload_max_mb * 1024**2)
-        metrics_channel = await stack.enter_async_context(open_channel(settings.metrics_socket, counter))
+        metrics_channel = await stack.enter_async_context(open_channel(settings.metrics_socket, *counters))
         metrics = MetricsClient(metrics_channel)
+        events = Events(
+            settings.nats_url, lifecycle, authentication, settings.event_streams, settings.event_streams_per_user
+        )
         channels = {
             "lifecycle": channel,
             "exec": exec_channel,
@@ -85,7 +92,9 @@ async def serve(settings: Settings) -> None:
                 containers=containers,
                 commands=Commands(ExecClient(exec_channel), containers, idempotency),
                 terminals=terminals,
+                logs=logs,
                 metrics=Metrics(metrics, containers),
+                events=events,
                 scrape=Scrape(authentication, settings.scrape_token, lifecycle, metrics, figures, traffic),
                 readiness=Readiness(
                     database,
@@ -101,18 +110,25 @@ async def serve(settings: Settings) -> None:
             )
         )
         async with asyncio.TaskGroup() as group:
-            background = [group.create_task(authentication.record_last_use()), group.create_task(idempotency.sweep())]
-            await _serve_http(app, listener, stop)
+            background = [
+                group.create_task(authentication.record_last_use()),
+                group.create_task(idempotency.sweep()),
+                group.create_task(events.run()),
+            ]
+            await _serve_http(app, listener, stop, events, logs)
             for task in background:
                 task.cancel()
 
 
-async def _serve_http(app: FastAPI, listener: socket.socket, stop: asyncio.Event) -> None:
+async def _serve_http(app: FastAPI, listener: socket.socket, stop: asyncio.Event, events: Events, logs: Logs) -> None:
     server = uvicorn.Server(http_server(app))
 
     async def stop_server() -> None:
         await stop.wait()
         server.should_exit = True
+        # Nothing else would end these.
+        events.stop()
+        logs.stop()
 
     stopping = asyncio.create_task(stop_server())
     log.info("serving", address="{}:{}".format(*listener.getsockname()[:2]))

@@ -8,7 +8,7 @@ from services.gateway.boundary import Boundary
 from services.gateway.errors import install_error_handlers, nothing_there
 from services.gateway.openapi import openapi_document
 from services.gateway.parts import Parts
-from services.gateway.routes import audit, commands, containers, health, metrics, terminals, tokens
+from services.gateway.routes import audit, commands, containers, events, health, logs, metrics, terminals, tokens
 from services.gateway.routes.documentation import documentation_router
 
 API_VERSION = "1"
@@ -26,8 +26,10 @@ def create_app(parts: Parts) -> FastAPI:
     for router in (
         containers.router,
         commands.router,
+        logs.router,
         metrics.router,
         terminals.router,
+        events.router,
         tokens.router,
         audit.router,
         health.router,

@@ -14,10 +14,13 @@ _CONTAINER = "/api/v1/containers/{container_id}"
 # Method and template of the path; None is an exemption, with its reason.
 ACTIONS: dict[tuple[str, str], Action | None] = {
     ("POST", "/api/v1/containers"): Action.CONTAINER_CREATE,
+    ("PATCH", _CONTAINER): Action.CONTAINER_UPDATE,
     ("DELETE", _CONTAINER): Action.CONTAINER_DELETE,
     ("POST", f"{_CONTAINER}/start"): Action.CONTAINER_START,
     ("POST", f"{_CONTAINER}/stop"): Action.CONTAINER_STOP,
     ("POST", f"{_CONTAINER}/restart"): Action.CONTAINER_RESTART,
+    ("POST", f"{_CONTAINER}/pause"): Action.CONTAINER_PAUSE,
+    ("POST", f"{_CONTAINER}/resume"): Action.CONTAINER_RESUME,
     ("POST", f"{_CONTAINER}/commands"): Action.COMMAND_ENQUEUE,
     ("POST", "/api/v1/commands/{command_id}/cancel"): Action.COMMAND_CANCEL,
     ("POST", "/api/v1/tokens"): Action.TOKEN_CREATE,
@@ -31,6 +34,7 @@ SOCKETS: dict[str, tuple[Action, Action] | None] = {
     "/ws/jobs/{command_id}": None,
     # Reading only.
     "/ws/metrics/{container_id}": None,
+    "/ws/events": None,
 }
 
 

@@ -18,6 +18,7 @@ from services.common.rpc.probe import Probe
 READ_TIMEOUT_S = 10.0
 START_TIMEOUT_S = 60.0
 DELETE_TIMEOUT_S = 60.0
+FREEZE_TIMEOUT_S = 60.0
 STOP_MARGIN_S = 30.0
 DEFAULT_STOP_TIMEOUT_S = 10
 PROBE_TIMEOUT_S = 2.0
@@ -29,6 +30,7 @@ class ContainerState(StrEnum):
     RUNNING = "running"
     STOPPED = "stopped"
     FAILED = "failed"
+    PAUSED = "paused"
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Wanted:
     env: Mapping[str, str]
     labels: Mapping[str, str]
     runtime: str
+    restart_policy: str = "no"
+    auto_stop_s: int | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,17 @@ class Container:
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Update:
+    """What an owner changes; None leaves a field as it is."""
+
+    name: str | None = None
+    labels: Mapping[str, str] | None = None
+    auto_stop_s: int | None = None  # 0: never
+    ttl_s: int | None = None  # from now on; 0: for ever
 
 
 @dataclass(frozen=True)
@@ -91,12 +106,13 @@ class LifecycleClient:
         self._node: Node | None = None
         self._node_fetched_at = 0.0
 
-    async def create(self, container_id: str, user_id: str, wanted: Wanted, wait: bool) -> Container:
-        """Creates and starts; repeated with the same id it joins the first attempt."""
+    async def create(self, container_id: str, user_id: str, wanted: Wanted, ttl_s: int | None, wait: bool) -> Container:
+        """Creates and starts; repeated with the same id it joins the first attempt. It is deleted after `ttl_s`."""
         request = pb.CreateContainerRequest(
             id=container_id,
             user_id=user_id,
             no_wait=not wait,
+            ttl_s=ttl_s or 0,
             spec=pb.ContainerSpec(
                 name=wanted.name,
                 cpu_cores=wanted.cpu_cores,
@@ -107,6 +123,8 @@ class LifecycleClient:
                 env=wanted.env,
                 labels=wanted.labels,
                 runtime=wanted.runtime,
+                restart_policy=wanted.restart_policy,
+                auto_stop_s=wanted.auto_stop_s or 0,
             ),
         )
         return _container((await call(self._stub.CreateContainer, request, START_TIMEOUT_S)).container)
@@ -148,6 +166,24 @@ class LifecycleClient:
         deadline = timeout_s + STOP_MARGIN_S + START_TIMEOUT_S
         return _container((await call(self._stub.RestartContainer, request, deadline)).container)
 
+    async def pause(self, container_id: str) -> Container:
+        request = pb.PauseContainerRequest(id=container_id)
+        return _container((await call(self._stub.PauseContainer, request, FREEZE_TIMEOUT_S)).container)
+
+    async def resume(self, container_id: str) -> Container:
+        request = pb.ResumeContainerRequest(id=container_id)
+        return _container((await call(self._stub.ResumeContainer, request, FREEZE_TIMEOUT_S)).container)
+
+    async def update(self, container_id: str, update: Update) -> Container:
+        request = pb.UpdateContainerRequest(
+            id=container_id,
+            name=update.name,
+            labels=pb.Labels(labels=update.labels) if update.labels is not None else None,
+            auto_stop_s=update.auto_stop_s,
+            ttl_s=update.ttl_s,
+        )
+        return _container((await call(self._stub.UpdateContainer, request, READ_TIMEOUT_S)).container)
+
     async def delete(self, container_id: str) -> None:
         await call(self._stub.DeleteContainer, pb.DeleteContainerRequest(id=container_id), DELETE_TIMEOUT_S)
 
@@ -180,6 +216,7 @@ _PROTO_STATES = {
     ContainerState.RUNNING: pb.CONTAINER_STATE_RUNNING,
     ContainerState.STOPPED: pb.CONTAINER_STATE_STOPPED,
     ContainerState.FAILED: pb.CONTAINER_STATE_FAILED,
+    ContainerState.PAUSED: pb.CONTAINER_STATE_PAUSED,
 }
 _STATES = {number: state for state, number in _PROTO_STATES.items()}
 
@@ -200,6 +237,7 @@ def _container(message: pb.Container) -> Container:
         created_at=_moment(message.created_at),
         started_at=_moment(message.started_at) if message.HasField("started_at") else None,
         finished_at=_moment(message.finished_at) if message.HasField("finished_at") else None,
+        expires_at=_moment(message.expires_at) if message.HasField("expires_at") else None,
     )
 
 
@@ -214,6 +252,8 @@ def _wanted(spec: pb.ContainerSpec) -> Wanted:
         env=dict(spec.env),
         labels=dict(spec.labels),
         runtime=spec.runtime,
+        restart_policy=spec.restart_policy or "no",
+        auto_stop_s=spec.auto_stop_s or None,
     )
 
 

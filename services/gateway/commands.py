@@ -6,6 +6,7 @@ from services.common.errors import CommandNotFound, Conflict, ContainerNotFound,
 from services.common.ids import is_id, new_id
 from services.gateway import audit_draft
 from services.gateway.authentication import Caller
+from services.gateway.clients import ContainerState
 from services.gateway.command_schemas import CommandRecord, SubmitCommand
 from services.gateway.containers import Containers
 from services.gateway.exec_client import Command, CommandPage, CommandStatus, ExecClient, Output, StreamName
@@ -94,9 +95,11 @@ class Commands:
         audit_draft.handed_on(command_id=command_id, program=order.program or "/bin/sh")
         try:
             return await self._execs.submit(command_id, container_id, caller.user_id, order.order(), wait_s)
-        except Conflict:
+        except Conflict as error:
             # It does not run; perhaps it is not there at all.
-            await self._containers.get(caller, container_id)
+            container = await self._containers.get(caller, container_id)
+            if container.state is ContainerState.PAUSED:
+                raise Conflict("the container is paused") from error
             raise
 
     async def _own(self, caller: Caller, command_id: str) -> str:

@@ -8,7 +8,7 @@ from services.gateway import audit_draft
 from services.gateway.authentication import Caller
 from services.gateway.clients import Container, ContainerState, LifecycleClient, Node, Page
 from services.gateway.idempotency import Answer, Idempotency, KeyedRequest
-from services.gateway.schemas import ContainerRecord, CreateContainer, Envelope, StopContainer
+from services.gateway.schemas import ContainerRecord, CreateContainer, Envelope, StopContainer, UpdateContainer
 
 CREATED = 201
 MAX_OWNERS_REMEMBERED = 20_000
@@ -67,6 +67,17 @@ class Containers:
     async def restart(self, caller: Caller, container_id: str, order: StopContainer) -> Container:
         return _told(await self._lifecycle.restart(await self._own(caller, container_id), order.timeout_s))
 
+    async def pause(self, caller: Caller, container_id: str) -> Container:
+        return await self._lifecycle.pause(await self._own(caller, container_id))
+
+    async def resume(self, caller: Caller, container_id: str) -> Container:
+        return await self._lifecycle.resume(await self._own(caller, container_id))
+
+    async def update(self, caller: Caller, container_id: str, order: UpdateContainer) -> Container:
+        own = await self._own(caller, container_id)
+        audit_draft.note(fields=", ".join(sorted(order.model_fields_set)), name=order.name or None)
+        return await self._lifecycle.update(own, order.update())
+
     async def delete(self, caller: Caller, container_id: str) -> None:
         await self._lifecycle.delete(await self._own(caller, container_id))
 
@@ -96,7 +107,7 @@ class Containers:
             memory_mb=wanted.memory_mb,
             disk_gb=wanted.disk_gb,
         )
-        return _told(await self._lifecycle.create(container_id, caller.user_id, wanted, wait))
+        return _told(await self._lifecycle.create(container_id, caller.user_id, wanted, order.ttl_s, wait))
 
     async def _own(self, caller: Caller, container_id: str) -> str:
         container_id = _canonical(container_id)

@@ -1,6 +1,7 @@
 """HTTP/1.1 on a connection: uvicorn's protocol, which alone sets no bound to the head of a request."""
 
 import asyncio
+import socket
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -8,9 +9,16 @@ from services.common import context
 from services.common.errors import InvalidRequest
 from services.common.ids import new_id
 from services.gateway.errors import error_response
+from services.gateway.websocket_protocol import TCP_NOTSENT_LOWAT, UNSENT_BYTES
 
+# The extension of the scope for answers that go on for as long as somebody reads them: {"hold_back": keeps what the
+# peer has not got where its slowness is seen, "break_off": ends the connection, whatever is still to be sent}.
+ENDLESS_ANSWER = "hzel.endless_answer"
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_TIMEOUT_S = 30.0
+PROBED_AFTER_S = 30
+PROBED_EVERY_S = 10
+PROBES = 3
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -51,6 +59,9 @@ class HttpProtocol(HttpToolsProtocol):
         self._heads += 1
         self._head_bytes = 0
         self._cancel_head_deadline()
+        self.scope["extensions"] = {
+            ENDLESS_ANSWER: {"hold_back": self._hold_back, "break_off": self.transport.abort},
+        }
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -73,6 +84,15 @@ class HttpProtocol(HttpToolsProtocol):
         head = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
         self.transport.write(b"HTTP/1.1 400 Bad Request\r\n" + head + b"\r\n" + bytes(response.body))
         self.transport.close()
+
+    def _hold_back(self) -> None:
+        connection = self.transport.get_extra_info("socket")
+        connection.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+        # Where there is nothing to say for long: somebody must still be there.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBED_AFTER_S)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBED_EVERY_S)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES)
 
     def _start_head_deadline(self) -> None:
         self._head_deadline = self.loop.call_later(HEAD_TIMEOUT_S, self._on_head_deadline)

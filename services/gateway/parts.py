@@ -11,7 +11,9 @@ from services.gateway.audit import Audit
 from services.gateway.authentication import Authentication
 from services.gateway.commands import Commands
 from services.gateway.containers import Containers
+from services.gateway.events import Events
 from services.gateway.health import Readiness
+from services.gateway.logs import Logs
 from services.gateway.metrics import Metrics
 from services.gateway.scrape import Scrape
 from services.gateway.terminals import Terminals
@@ -26,7 +28,9 @@ class Parts:
     containers: Containers
     commands: Commands
     terminals: Terminals
+    logs: Logs
     metrics: Metrics
+    events: Events
     scrape: Scrape
     readiness: Readiness
     traffic: Traffic

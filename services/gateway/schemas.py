@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from services.gateway.accounts import Role, Token
-from services.gateway.clients import DEFAULT_STOP_TIMEOUT_S, Container, ContainerState, Wanted
+from services.gateway.clients import DEFAULT_STOP_TIMEOUT_S, Container, ContainerState, Update, Wanted
 
 MAX_ENV_BYTES = 64 * 1024
 MAX_COMMAND_BYTES = 128 * 1024
@@ -34,6 +34,7 @@ IMAGE_PATTERN = (
     r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?$"
 )
 LABEL_KEY_PATTERN = r"^[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?$"
+RESTART_POLICY_PATTERN = r"^(?:no|always|on-failure(?::[1-9][0-9]{0,5})?)$"
 NO_CONTROLS_PATTERN = r"^[^\x00-\x1f\x7f]*$"
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
 
@@ -72,6 +73,7 @@ def _without_default(schema: dict[str, Any]) -> None:
 Hostname = Annotated[str, StringConstraints(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$", max_length=63)]
 EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=255)]
 LabelKey = Annotated[str, StringConstraints(pattern=LABEL_KEY_PATTERN, max_length=63)]
+Seconds = Annotated[int, Field(ge=1, le=INT32_MAX)] | None
 LabelValue = Annotated[str, StringConstraints(pattern=NO_CONTROLS_PATTERN, max_length=MAX_LABEL_VALUE)]
 
 
@@ -99,9 +101,15 @@ class CreateContainer(Input):
     env: dict[EnvName, str] = Field(default_factory=dict, max_length=128, description="64 KiB in total")
     labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=64)
     runtime: Literal["crun", "runc", "runsc"] | None = Field(None, description="the node's default if absent")
-    restart_policy: str = Field("no", max_length=64, description='anything but "no" is not implemented yet')
-    auto_stop_s: int | None = Field(None, ge=1, le=INT32_MAX, description="not implemented yet")
-    ttl_s: int | None = Field(None, ge=1, le=INT32_MAX, description="not implemented yet")
+    restart_policy: Annotated[str, StringConstraints(pattern=RESTART_POLICY_PATTERN)] = Field(
+        "no",
+        description="no, on-failure, on-failure:<restarts at most> or always; what you have stopped is never restarted",
+    )
+    auto_stop_s: Seconds = Field(
+        None,
+        description="stops after so long without a command, a terminal, or one per cent of its CPUs; never if absent",
+    )
+    ttl_s: Seconds = Field(None, description="deleted after so long, whatever it does; never if absent")
     networks: list[str] = Field(default_factory=list, max_length=15, description="not implemented yet unless empty")
 
     @field_validator("env")
@@ -132,9 +140,6 @@ class CreateContainer(Input):
     def unbuilt_fields(self) -> list[str]:
         """The fields given that ask for what this version does not do."""
         asked = {
-            "restart_policy": self.restart_policy != "no",
-            "auto_stop_s": self.auto_stop_s is not None,
-            "ttl_s": self.ttl_s is not None,
             "networks": bool(self.networks),
         }
         return [field for field, is_asked in asked.items() if is_asked]
@@ -150,11 +155,38 @@ class CreateContainer(Input):
             env=self.env,
             labels=self.labels,
             runtime=self.runtime or "",
+            restart_policy=self.restart_policy,
+            auto_stop_s=self.auto_stop_s,
+        )
+
+
+class UpdateContainer(Input):
+    """What is absent stays as it is."""
+
+    name: Hostname = Field(
+        "",
+        description="RFC 1123 label, unique among the owner's containers; the host name inside, too",
+        json_schema_extra=_without_default,
+    )
+    labels: dict[LabelKey, LabelValue] = Field(
+        default_factory=dict, max_length=64, description="in place of all there are"
+    )
+
+    auto_stop_s: Seconds = Field(None, description="counted from now on; null: never")
+    ttl_s: Seconds = Field(None, description="counted from now on; null: never")
+
+    def update(self) -> Update:
+        given = self.model_fields_set
+        return Update(
+            name=self.name if "name" in given else None,
+            labels=self.labels if "labels" in given else None,
+            auto_stop_s=(self.auto_stop_s or 0) if "auto_stop_s" in given else None,
+            ttl_s=(self.ttl_s or 0) if "ttl_s" in given else None,
         )
 
 
 class StartContainer(Input):
-    """Nothing can be said about a start."""
+    """Nothing can be said about a start; nor about a pause or its end."""
 
 
 class StopContainer(Input):
@@ -181,10 +213,10 @@ class ContainerRecord(BaseModel):
     ip_address: str | None
     started_at: datetime | None
     finished_at: datetime | None
-    exit_code: int | None = Field(description="of the last run; null where unknown")
+    exit_code: int | None = Field(description="of the last run that has ended since it was started; null where unknown")
     state_reason: str | None = Field(description="null, or a machine word, a colon and a sentence")
-    auto_stop_s: int | None
-    expires_at: datetime | None
+    auto_stop_s: int | None = Field(description="it is stopped when nobody has used it for so long")
+    expires_at: datetime | None = Field(description="when it is deleted")
     restart_policy: str
 
     @classmethod
@@ -213,9 +245,9 @@ class ContainerRecord(BaseModel):
             finished_at=container.finished_at,
             exit_code=container.exit_code,
             state_reason=container.state_reason,
-            auto_stop_s=None,
-            expires_at=None,
-            restart_policy="no",
+            auto_stop_s=spec.auto_stop_s,
+            expires_at=container.expires_at,
+            restart_policy=spec.restart_policy,
         )
 
 

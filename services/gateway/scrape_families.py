@@ -137,8 +137,10 @@ def traffic_families(traffic: Traffic) -> list[Family]:
         Family("hzel_http_request_duration_seconds", "histogram", "How long requests took.", durations),
         Family("hzel_websockets_total", "counter", "WebSockets that ended, by the status of the handshake.", sockets),
         Family("hzel_websockets_open", "gauge", "WebSockets that are open.", open_sockets),
-        Family("hzel_rpc_calls_total", "counter", "Unary calls to services, by gRPC status.", calls),
-        Family("hzel_rpc_call_duration_seconds", "histogram", "How long such calls took.", call_durations),
+        Family("hzel_rpc_calls_total", "counter", "Calls to services that ended, by gRPC status.", calls),
+        Family(
+            "hzel_rpc_call_duration_seconds", "histogram", "How long those took that have one answer.", call_durations
+        ),
     ]
 
 

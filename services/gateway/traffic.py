@@ -1,5 +1,6 @@
 """What the gateway has done since it started, counted: requests, WebSockets, and the calls it made to services."""
 
+import asyncio
 import time
 from bisect import bisect_left
 from collections import Counter, defaultdict
@@ -51,13 +52,17 @@ class Traffic:
 
     def add_call(self, path: str, status: str, seconds: float) -> None:
         """`path` as gRPC writes it: /service/method."""
+        self.add_stream(path, status)
+        _, service, method = path.split("/")
+        self.call_durations[service, method].add(seconds)
+
+    def add_stream(self, path: str, status: str) -> None:
         _, service, method = path.split("/")
         self.calls[service, method, status] += 1
-        self.call_durations[service, method].add(seconds)
 
 
 class CallCounter(grpc.aio.UnaryUnaryClientInterceptor):
-    """Counts the unary calls of a channel; a stream lasts as long as somebody listens, which says nothing."""
+    """Counts the unary calls of a channel."""
 
     def __init__(self, traffic: Traffic) -> None:
         self._traffic = traffic
@@ -71,8 +76,44 @@ class CallCounter(grpc.aio.UnaryUnaryClientInterceptor):
         started = time.perf_counter()
         call = await continuation(client_call_details, request)
         status: grpc.StatusCode = await call.code()
-        # Its type says that it is text.
-        path = cast("str | bytes", client_call_details.method)
-        text = path.decode() if isinstance(path, bytes) else path
-        self._traffic.add_call(text, status.name, time.perf_counter() - started)
+        self._traffic.add_call(_path(client_call_details), status.name, time.perf_counter() - started)
         return call
+
+
+class StreamCounter(grpc.aio.UnaryStreamClientInterceptor):
+    """Counts the calls of a channel that are answered by a stream, when they end; one that is left is CANCELLED.
+
+    How long one lasts says nothing: as long as somebody listens.
+    """
+
+    def __init__(self, traffic: Traffic) -> None:
+        self._traffic = traffic
+        self._ending: set[asyncio.Task[None]] = set()
+
+    async def intercept_unary_stream(
+        self,
+        continuation: Callable[[grpc.aio.ClientCallDetails, Any], Awaitable[Any]],
+        client_call_details: grpc.aio.ClientCallDetails,
+        request: Any,
+    ) -> Any:
+        call = await continuation(client_call_details, request)
+        path = _path(client_call_details)
+
+        def ended(_call: Any) -> None:
+            # Its status is there already, and can only be awaited.
+            task = asyncio.create_task(self._count(path, call))
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
+
+        call.add_done_callback(ended)
+        return call
+
+    async def _count(self, path: str, call: Any) -> None:
+        status: grpc.StatusCode = await call.code()
+        self._traffic.add_stream(path, status.name)
+
+
+def _path(details: grpc.aio.ClientCallDetails) -> str:
+    # Its type says that it is text.
+    path = cast("str | bytes", details.method)
+    return path.decode() if isinstance(path, bytes) else path

@@ -1,4 +1,4 @@
-"""The control groups of containers: what they say about memory kills, and taking empty ones away."""
+"""The control groups of containers: memory kills, CPU time, whether they are frozen; taking empty ones away."""
 
 import contextlib
 import os
@@ -7,6 +7,8 @@ from pathlib import Path
 
 from services.common import layout
 
+# In cgroup.freeze (version 2), or freezer.state (version 1).
+FROZEN = ("1", "FROZEN", "FREEZING")
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 
 
@@ -18,6 +20,8 @@ class Cgroups:
         self.parent = layout.cgroup_parent(instance)
         unified = (root / "cgroup.controllers").exists()
         self._trees = [root] if unified else sorted({tree.resolve() for tree in root.iterdir() if tree.is_dir()})
+        self._cpu = ("cpu.stat", root) if unified else ("cpuacct.usage", root / "cpuacct")
+        self._freezer = ("cgroup.freeze", root) if unified else ("freezer.state", root / "freezer")
         self._events = ("memory.events", root) if unified else ("memory.oom_control", root / "memory")
 
     def path(self, container_id: str) -> str:
@@ -32,6 +36,34 @@ class Cgroups:
         except OSError:
             return 0
         return memory_kills(text)
+
+    def cpu_usage_ns(self, container_id: str) -> int | None:
+        """CPU time of all its processes since the group was made; None where the group is gone."""
+        name, tree = self._cpu
+        try:
+            text = (tree / self.path(container_id)[1:] / name).read_text()
+        except OSError:
+            return None
+        return cpu_usage_ns(text)
+
+    def is_frozen(self, container_id: str) -> bool:
+        """Whether its processes are, or shall be."""
+        try:
+            return self._freezer_file(container_id).read_text().strip() in FROZEN
+        except OSError:
+            return False
+
+    def thaw(self, container_id: str) -> None:
+        """Lets its processes go on, whoever has frozen them; one that has none needs nothing."""
+        if self.is_frozen(container_id):
+            # The group may go at any moment, with its container.
+            with contextlib.suppress(OSError):
+                file = self._freezer_file(container_id)
+                file.write_text("0" if file.name == "cgroup.freeze" else "THAWED")
+
+    def _freezer_file(self, container_id: str) -> Path:
+        name, tree = self._freezer
+        return tree / self.path(container_id)[1:] / name
 
     def remove(self, container_id: str) -> None:
         """Removes what the runtime left of a container's groups, children first; processes must be gone."""
@@ -59,6 +91,15 @@ class Cgroups:
             parent = tree / self.parent[1:]
             if parent.is_dir():
                 parent.rmdir()
+
+
+def cpu_usage_ns(text: str) -> int:
+    """Reads `usage_usec` from cpu.stat (version 2), or cpuacct.usage (version 1)."""
+    for line in text.splitlines():
+        name, _, value = line.partition(" ")
+        if name == "usage_usec":
+            return int(value) * 1000
+    return int(text)
 
 
 def memory_kills(text: str) -> int:

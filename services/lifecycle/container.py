@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from services.common.containerd.images import Image
+from services.lifecycle.restart_policy import RestartPolicy, Restarts
 from services.lifecycle.state import Desired, State
 
 
@@ -21,6 +22,8 @@ class Wanted:
     memory_mb: int
     disk_gb: int
     runtime: str
+    restart_policy: RestartPolicy = RestartPolicy()  # noqa: RUF009
+    auto_stop_s: int | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,20 @@ class Container:
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    restarts: Restarts
+    idle_since: float | None = None  # seconds since the machine's boot; of the run that goes on
+    expires_at: datetime | None = None
+    is_expiry_told: bool = False
+
+
+@dataclass(frozen=True)
+class Update:
+    """What its owner changes while it is there; None leaves a field as it is."""
+
+    name: str | None = None
+    labels: Mapping[str, str] | None = None
+    auto_stop_s: int | None = None  # 0: never
+    ttl_s: int | None = None  # from now on; 0: for ever
 
 
 @dataclass(frozen=True)
@@ -59,3 +76,4 @@ class Change:
     finished_at: datetime | None = None
     exit_code: int | None = None
     forget_last_run: bool = False
+    restarts: Restarts | None = None

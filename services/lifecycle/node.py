@@ -22,10 +22,12 @@ from services.common.containerd.tasks import Tasks
 from services.common.settings import Settings
 from services.lifecycle.cgroups import Cgroups
 from services.lifecycle.disk import Disks
+from services.lifecycle.logs.logs import Logs
+from services.lifecycle.logs.writer import Limits
 from services.lifecycle.network import Network, pick_subnet, used_networks
 from services.lifecycle.numbering import IDS_PER_NODE, Numbering
 from services.lifecycle.rootfs import RootFilesystems
-from services.lifecycle.runner import Node, NodeFiles
+from services.lifecycle.runner import MIB, Node, NodeFiles
 from services.lifecycle.store import Store
 
 log = structlog.get_logger(__name__)
@@ -59,6 +61,12 @@ def build_node(settings: Settings, connection: Connection, subnet: IPv4Network) 
         filesystems=RootFilesystems(layout.containers_folder(settings.run_dir), disks),
         network=Network(settings.instance, subnet),
         cgroups=Cgroups(settings.instance),
+        logs=Logs(
+            settings.state_dir / "container-logs",
+            settings.run_dir / "logs",
+            settings.keeper_socket,
+            Limits(settings.container_log_file_mb * MIB, settings.container_log_files),
+        ),
         files=NodeFiles(
             init=settings.init_path,
             seccomp=seccomp,

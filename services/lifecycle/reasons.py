@@ -11,6 +11,9 @@ from services.lifecycle.runner import ImageMissing, ImageUnsupported
 OOM_KILLED = "oom_killed: the kernel ended the main process because the memory limit was reached"
 EXIT_UNKNOWN = "exit_unknown: the container ended while nobody could see how"
 NODE_RESTARTED = "node_restarted: the node was restarted while the container ran"
+NODE_STOPPED = "node_stopped: hzel was stopped on the node, and the container with it"
+IDLE = "idle: it was stopped because nobody had used it for as long as its auto_stop_s says"
+EXPIRED = "expired: its time to live is over"
 STOP_UNCONFIRMED = "stop_unconfirmed: the end of the container's processes could not be confirmed"
 KILLED_STATUS = 137
 
@@ -20,6 +23,11 @@ def of_exit(status: int, memory_kills: int) -> str:
     if status == KILLED_STATUS and memory_kills:
         return OOM_KILLED
     return f"exited: the main process ended with exit code {status}"
+
+
+def of_restart(count: int, before: str) -> str:
+    """For one that its policy has started again, so often since its owner did; `before` is why it was not running."""
+    return f"restarted: by its policy, time {count} since it was last started, after {before.partition(': ')[2]}"
 
 
 def of_failed_start(error: BaseException) -> str:

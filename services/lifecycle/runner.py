@@ -14,10 +14,11 @@ from services.common.containerd.containers import ContainerRecord, Containers
 from services.common.containerd.images import Image, Images, full_name
 from services.common.containerd.spec import DEFAULT_PATH, SpecInput, container_spec, environment
 from services.common.containerd.tasks import Tasks, TaskStatus
-from services.lifecycle import confirmation, entrypoint
+from services.lifecycle import confirmation, entrypoint, hostname
 from services.lifecycle.cgroups import Cgroups
 from services.lifecycle.container import Container
 from services.lifecycle.disk import Disks
+from services.lifecycle.logs.logs import Logs
 from services.lifecycle.network import Link, Network, resolv_conf
 from services.lifecycle.rootfs import RootFilesystems
 
@@ -57,6 +58,7 @@ class Node:
     filesystems: RootFilesystems
     network: Network
     cgroups: Cgroups
+    logs: Logs
     files: NodeFiles
 
 
@@ -91,7 +93,10 @@ class Runner:
                 labels={LABEL_OWNER: container.user_id},
             )
         )
-        pid = await node.tasks.create(container.id, container.wanted.runtime)
+        output = await node.logs.open(container.id)
+        uid, gid = _numeric_user(image.user)
+        owner = (container.id_base + uid, container.id_base + gid)
+        pid = await node.tasks.create(container.id, container.wanted.runtime, output, owner)
         await node.network.attach(self.link(container), pid)
         await node.tasks.start(container.id)
         await confirmation.wait_until_executed(pid)
@@ -112,6 +117,7 @@ class Runner:
         """Takes it down and leaves nothing of it on the node."""
         await self.take_down(container)
         await self._node.containers.delete(container.id)
+        await self._node.logs.remove(container.id)
         self._node.disks.remove(container.id)
 
     async def sweep(self, container_id: str) -> None:
@@ -121,18 +127,47 @@ class Runner:
         await node.filesystems.unmount(container_id)
         node.cgroups.remove(container_id)
         await node.containers.delete(container_id)
+        await node.logs.remove(container_id)
         node.disks.remove(container_id)
 
     async def end_task(self, container_id: str) -> None:
-        """Kills the task if there is one, and deletes it."""
+        """Kills the task if there is one, takes in what it wrote last, and deletes it."""
+        # A frozen process does not even die everywhere: on version 1 of control groups it has to go on for that.
+        self._node.cgroups.thaw(container_id)
         task = await self._node.tasks.get(container_id)
         if task is None:
+            await self._node.logs.finish(container_id)
             return
+        if task.status is TaskStatus.PAUSED:
+            await self._node.tasks.resume(container_id)
         if task.status is not TaskStatus.STOPPED:
             await self._node.tasks.kill(container_id, signal.SIGKILL, everything=True)
             async with asyncio.timeout(KILL_CONFIRMED_WITHIN_S):
                 await self._node.tasks.wait(container_id)
+        # The shim drops what it has not passed on.
+        await self._node.logs.finish(container_id)
         await self._node.tasks.delete(container_id)
+
+    async def rename(self, container: Container) -> None:
+        """Gives one that runs the name in its row, where it has another. Raises ContainerdError or OSError."""
+        pid = await self._pid(container.id)
+        if pid is None:
+            return
+        with hostname.uts_namespace(pid) as namespace:
+            if await self._pid(container.id) != pid:
+                return  # it has ended, and the number may have been somebody else's when it was looked up
+            before = await asyncio.to_thread(hostname.host_name, namespace)
+            name = container.wanted.name
+            if before == name:
+                return
+            # The namespace at last: as long as it has the old name, there is something left to do.
+            files = self._node.filesystems.files(container.id)
+            await asyncio.to_thread(hostname.rename_files, files, container.ip_address, before, name)
+            await asyncio.to_thread(hostname.set_host_name, namespace, name)
+
+    async def _pid(self, container_id: str) -> int | None:
+        task = await self._node.tasks.get(container_id)
+        return task.pid if task is not None and task.status is not TaskStatus.STOPPED else None
 
     def link(self, container: Container) -> Link:
         return self._node.network.link(container.id, container.ip_address)

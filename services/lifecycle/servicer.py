@@ -14,10 +14,10 @@ from services.lifecycle import requests
 from services.lifecycle.container import Container
 from services.lifecycle.operations import Operations
 from services.lifecycle.runtimes import installed_runtimes
-from services.lifecycle.state import State
+from services.lifecycle.state import LIVE, State
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["LifecycleService"].full_name
-HAS_ADDRESS = (State.PROVISIONING, State.RUNNING)
+HAS_ADDRESS = (State.PROVISIONING, *LIVE)
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -30,7 +30,8 @@ class LifecycleServicer(lifecycle_pb2_grpc.LifecycleServiceServicer):
     async def CreateContainer(self, request: pb.CreateContainerRequest, context: Context) -> pb.CreateContainerResponse:
         wanted = requests.wanted(request.spec, self._settings)
         container_id = requests.new_container_id(request.id)
-        container = await self._operations.create(container_id, request.user_id, wanted, not request.no_wait)
+        ttl_s = requests.ttl(request)
+        container = await self._operations.create(container_id, request.user_id, wanted, ttl_s, not request.no_wait)
         return pb.CreateContainerResponse(container=to_proto(container))
 
     async def GetContainer(self, request: pb.GetContainerRequest, context: Context) -> pb.GetContainerResponse:
@@ -64,6 +65,18 @@ class LifecycleServicer(lifecycle_pb2_grpc.LifecycleServiceServicer):
         timeout_s = requests.stop_timeout(request)
         container = await self._operations.restart(requests.container_id(request.id), timeout_s)
         return pb.RestartContainerResponse(container=to_proto(container))
+
+    async def PauseContainer(self, request: pb.PauseContainerRequest, context: Context) -> pb.PauseContainerResponse:
+        container = await self._operations.pause(requests.container_id(request.id))
+        return pb.PauseContainerResponse(container=to_proto(container))
+
+    async def ResumeContainer(self, request: pb.ResumeContainerRequest, context: Context) -> pb.ResumeContainerResponse:
+        container = await self._operations.resume(requests.container_id(request.id))
+        return pb.ResumeContainerResponse(container=to_proto(container))
+
+    async def UpdateContainer(self, request: pb.UpdateContainerRequest, context: Context) -> pb.UpdateContainerResponse:
+        container = await self._operations.update(requests.container_id(request.id), requests.update(request))
+        return pb.UpdateContainerResponse(container=to_proto(container))
 
     async def DeleteContainer(self, request: pb.DeleteContainerRequest, context: Context) -> pb.DeleteContainerResponse:
         await self._operations.delete(requests.container_id(request.id))
@@ -100,6 +113,8 @@ def to_proto(container: Container) -> pb.Container:
             env=wanted.env,
             labels=wanted.labels,
             runtime=wanted.runtime,
+            restart_policy=str(wanted.restart_policy),
+            auto_stop_s=wanted.auto_stop_s or 0,
         ),
         state=requests.STATES[container.state],
         state_reason=container.state_reason,
@@ -108,6 +123,7 @@ def to_proto(container: Container) -> pb.Container:
         created_at=_stamp(container.created_at),
         started_at=_stamp(container.started_at),
         finished_at=_stamp(container.finished_at),
+        expires_at=_stamp(container.expires_at),
     )
 
 

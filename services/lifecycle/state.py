@@ -1,16 +1,19 @@
 """The states of a container and what may follow what (pure).
 
     create                      confirmed
-  ─────────► PROVISIONING ────────────────► RUNNING ──┐
-              ▲   ▲   │                      │   │    │ restart, or start after a crash
-        start │   │   │ not confirmed        │   └────┼──► PROVISIONING
-              │   │   ▼                      │        │
-              │   └─ FAILED ◄────────────────┤ a stop that could not be confirmed
-              │        │ stop                │
-              │        ▼                     │
-              └──── STOPPED ◄────────────────┘ ended, or stopped
+  ─────────► PROVISIONING ────────────────► RUNNING ──┐    pause
+              ▲   ▲   │                      │   │ ◄──┼──────────► PAUSED ──┐
+        start │   │   │ not confirmed        │   │    │ resume              │
+              │   │   │                      │   └────┼──► PROVISIONING      │
+              │   │   │                      │        │    (after a crash)   │
+              │   │   ▼                      │        │                      │
+              │   └─ FAILED ◄────────────────┤ a stop that could not be      │
+              │        │ stop                │ confirmed ◄───────────────────┤
+              │        ▼                     │                               │
+              └──── STOPPED ◄────────────────┴───────────────────────────────┘ ended, or stopped
 
-`desired` is what the last acknowledged request wants; the reconciler drives a row whose
+PAUSED is RUNNING with every process halted: `desired` is the same, and which of the two it is, is
+what the task's status says. `desired` is what the last acknowledged request wants; the reconciler drives a row whose
 state does not agree with it, and a container that ended by itself wants to be stopped.
 """
 
@@ -20,6 +23,7 @@ from enum import Enum
 class State(Enum):
     PROVISIONING = "provisioning"
     RUNNING = "running"
+    PAUSED = "paused"
     STOPPED = "stopped"
     FAILED = "failed"
 
@@ -33,10 +37,15 @@ class Desired(Enum):
 ALLOWED: dict[State | None, frozenset[State]] = {
     None: frozenset({State.PROVISIONING}),
     State.PROVISIONING: frozenset({State.RUNNING, State.STOPPED, State.FAILED}),
-    State.RUNNING: frozenset({State.PROVISIONING, State.STOPPED, State.FAILED}),
+    State.RUNNING: frozenset({State.PROVISIONING, State.PAUSED, State.STOPPED, State.FAILED}),
+    State.PAUSED: frozenset({State.RUNNING, State.STOPPED, State.FAILED}),
     State.STOPPED: frozenset({State.PROVISIONING, State.FAILED}),
     State.FAILED: frozenset({State.PROVISIONING, State.STOPPED}),
 }
+
+
+# With a task on the node; a container that has not is as good as stopped.
+LIVE = (State.RUNNING, State.PAUSED)
 
 
 class TransitionRefused(Exception):

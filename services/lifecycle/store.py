@@ -1,12 +1,11 @@
 """Containers in the database. Every change of state is written together with its event."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Network
 from typing import Any
 
-from sqlalchemy import Row, bindparam, delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from services.common.containerd.images import Image
@@ -15,8 +14,10 @@ from services.common.errors import Conflict, ContainerNotFound, Unavailable
 from services.common.events import container_event
 from services.common.outbox import Outbox
 from services.lifecycle import state as states
-from services.lifecycle.container import Change, Container, Wanted
+from services.lifecycle.container import Change, Container, Update, Wanted
 from services.lifecycle.numbering import Numbering
+from services.lifecycle.restart_policy import Restarts
+from services.lifecycle.rows import container_of, image_values, restart_values, row_values
 from services.lifecycle.state import Desired, State
 from services.lifecycle.tables import containers, deleted_containers, node_choices
 
@@ -33,7 +34,13 @@ class Store:
         self._node_name = node_name
 
     async def add(
-        self, container_id: str, user_id: str, wanted: Wanted, image: Image | None, numbering: Numbering
+        self,
+        container_id: str,
+        user_id: str,
+        wanted: Wanted,
+        image: Image | None,
+        numbering: Numbering,
+        ttl_s: int | None = None,
     ) -> Container:
         """Writes a new row, `provisioning`. Raises Conflict when the name is taken or the id was deleted."""
         async with self._database.transaction() as connection:
@@ -42,6 +49,7 @@ class Store:
             ctid = numbering.next_free({row.number for row in await connection.execute(query)})
             if ctid is None:
                 raise Unavailable("the node has no free address left")
+            now = datetime.now(UTC)
             container = Container(
                 id=container_id,
                 node_name=self._node_name,
@@ -55,16 +63,18 @@ class Store:
                 desired=Desired.RUNNING,
                 state_reason="",
                 exit_code=None,
-                created_at=datetime.now(UTC),
+                created_at=now,
                 started_at=None,
                 finished_at=None,
+                restarts=Restarts(),
+                expires_at=now + timedelta(seconds=ttl_s) if ttl_s is not None else None,
             )
             states.check(None, container.state)
             try:
-                await connection.execute(insert(containers).values(_values(container)))
+                await connection.execute(insert(containers).values(row_values(container)))
             except IntegrityError as error:
                 # Another node of the same database took the name meanwhile.
-                raise Conflict(f"you have a container named {wanted.name} already") from error
+                raise _taken(wanted.name) from error
             await self._announce(connection, container, container.state.value)
         self._outbox.wake()
         return container
@@ -72,7 +82,7 @@ class Store:
     async def change(self, container: Container, change: Change) -> Container:
         """Applies a change of state and returns the new row. Raises ContainerNotFound."""
         states.check(container.state, change.state)
-        values: dict[str, Any] = {"state": change.state.value, "state_reason": change.reason}
+        values: dict[str, Any] = {"state": change.state.value, "state_reason": change.reason, "idle_since": None}
         if change.forget_last_run:
             values |= {"exit_code": None, "finished_at": None}
         if change.desired is not None:
@@ -80,21 +90,71 @@ class Store:
         for name in ("started_at", "finished_at", "exit_code"):
             if (value := getattr(change, name)) is not None:
                 values[name] = value
+        if change.restarts is not None:
+            values |= restart_values(change.restarts)
         async with self._database.transaction() as connection:
             row = await self._update(connection, container.id, values)
             await self._announce(connection, row, change.state.value)
         self._outbox.wake()
         return row
 
-    async def want(self, container: Container, desired: Desired) -> Container:
-        """Writes down what is to become of a container before anything is done about it."""
+    async def update(self, container: Container, update: Update) -> Container:
+        """Raises Conflict where the name is another container's."""
+        values: dict[str, Any] = {}
+        if update.labels is not None:
+            values["labels"] = dict(update.labels)
+        if update.name is not None:
+            values["name"] = update.name
+        if update.auto_stop_s is not None:
+            values |= {"auto_stop_s": update.auto_stop_s or None, "idle_since": None}
+        if update.ttl_s is not None:
+            ends = datetime.now(UTC) + timedelta(seconds=update.ttl_s) if update.ttl_s else None
+            values |= {"expires_at": ends, "is_expiry_told": False}
+        if not values:
+            return container
         async with self._database.transaction() as connection:
-            return await self._update(connection, container.id, {"desired": desired.value})
+            if update.name is not None:
+                await self._refuse_taken_name(connection, container.id, container.user_id, update.name)
+            try:
+                row = await self._update(connection, container.id, values)
+            except IntegrityError as error:
+                raise _taken(update.name or "") from error
+            await self._announce(connection, row, "updated")
+        self._outbox.wake()
+        return row
+
+    async def limited(self) -> list[Container]:
+        """Those that may not stay for ever, or not unused."""
+        has_limit = or_(containers.c.auto_stop_s.is_not(None), containers.c.expires_at.is_not(None))
+        query = select(containers).where(containers.c.node_name == self._node_name, has_limit)
+        return [container_of(row) for row in await self._database.read(query)]
+
+    async def note_idle(self, container: Container, since: float | None) -> None:
+        """Since when nobody has used it, unless the row says otherwise by now. Lost with the machine, as its clock."""
+        is_unchanged = containers.c.idle_since.is_not_distinct_from(container.idle_since)
+        is_same_run = containers.c.started_at == container.started_at
+        note = update(containers).where(containers.c.id == container.id, is_unchanged, is_same_run)
+        async with self._database.transaction(durable=False) as connection:
+            await connection.execute(note.values(idle_since=since))
+
+    async def tell_expiry(self, container: Container) -> Container:
+        """That its end is near, once."""
+        async with self._database.transaction() as connection:
+            row = await self._update(connection, container.id, {"is_expiry_told": True})
+            await self._announce(connection, row, "expiring")
+        self._outbox.wake()
+        return row
+
+    async def want(self, container: Container, desired: Desired) -> Container:
+        """Writes down what is to become of a container before anything is done about it; a restart is not, then."""
+        values = {"desired": desired.value, **restart_values(Restarts())}
+        async with self._database.transaction() as connection:
+            return await self._update(connection, container.id, values)
 
     async def resolve(self, container: Container, image: Image) -> Container:
         """Writes down what the container's reference means, once."""
         async with self._database.transaction() as connection:
-            return await self._update(connection, container.id, {"resolved_image": _image_values(image)})
+            return await self._update(connection, container.id, {"resolved_image": image_values(image)})
 
     async def remove(self, container: Container) -> None:
         now = datetime.now(UTC)
@@ -115,7 +175,7 @@ class Store:
 
     async def find(self, container_id: str) -> Container | None:
         row = await self._database.read_one(_BY_ID, {"id": container_id, "node_name": self._node_name})
-        return _container(row) if row is not None else None
+        return container_of(row) if row is not None else None
 
     async def page(
         self, user_id: str, wanted_states: Sequence[State], labels: Mapping[str, str], after_id: str, limit: int
@@ -131,12 +191,12 @@ class Store:
         if after_id:
             query = query.where(containers.c.id > after_id)
         async with self._database.transaction() as connection:
-            return [_container(row) for row in await connection.execute(query.limit(limit))]
+            return [container_of(row) for row in await connection.execute(query.limit(limit))]
 
     async def all(self) -> list[Container]:
         query = select(containers).where(containers.c.node_name == self._node_name).order_by(containers.c.id)
         async with self._database.transaction() as connection:
-            return [_container(row) for row in await connection.execute(query)]
+            return [container_of(row) for row in await connection.execute(query)]
 
     async def choices(self) -> tuple[IPv4Network, int] | None:
         """The subnet and the first host uid this node has chosen, None before it has."""
@@ -156,95 +216,34 @@ class Store:
         gone = select(deleted_containers.c.id).where(deleted_containers.c.id == container_id)
         if (await connection.execute(gone)).first() is not None:
             raise Conflict("this container was created and deleted again")
-        same = select(containers.c.id).where(containers.c.user_id == user_id, containers.c.name == name)
+        await self._refuse_taken_name(connection, container_id, user_id, name)
+
+    async def _refuse_taken_name(self, connection: Connection, container_id: str, user_id: str, name: str) -> None:
+        same = select(containers.c.id).where(
+            containers.c.user_id == user_id, containers.c.name == name, containers.c.id != container_id
+        )
         if (await connection.execute(same)).first() is not None:
-            raise Conflict(f"you have a container named {name} already")
+            raise _taken(name)
 
     async def _update(self, connection: Connection, container_id: str, values: Mapping[str, Any]) -> Container:
         statement = update(containers).where(containers.c.id == container_id).values(dict(values))
         row = (await connection.execute(statement.returning(*containers.c))).one_or_none()
         if row is None:
             raise ContainerNotFound()
-        return _container(row)
+        return container_of(row)
 
     async def _announce(self, connection: Connection, container: Container, what: str) -> None:
         data = {
-            "state": what,
+            "state": what if what == "deleted" else container.state.value,
             "state_reason": container.state_reason or None,
             "exit_code": container.exit_code,
             "user_id": container.user_id,
             "name": container.wanted.name,
         }
+        if container.expires_at is not None:
+            data["expires_at"] = container.expires_at.isoformat(timespec="microseconds").replace("+00:00", "Z")
         await self._outbox.add(connection, container_event(container.id, what, container.node_name, data))
 
 
-def _values(container: Container) -> dict[str, Any]:
-    wanted = container.wanted
-    return {
-        "id": container.id,
-        "node_name": container.node_name,
-        "user_id": container.user_id,
-        # `ctid` is taken in PostgreSQL, by a column of its own.
-        "number": container.ctid,
-        "name": wanted.name,
-        "image": wanted.image,
-        "resolved_image": _image_values(container.image),
-        "command": list(wanted.command),
-        "env": dict(wanted.env),
-        "labels": dict(wanted.labels),
-        "cpu_cores": wanted.cpu_cores,
-        "memory_mb": wanted.memory_mb,
-        "disk_gb": wanted.disk_gb,
-        "runtime": wanted.runtime,
-        "id_base": container.id_base,
-        "ip_address": container.ip_address,
-        "state": container.state.value,
-        "desired": container.desired.value,
-        "state_reason": container.state_reason,
-        "exit_code": container.exit_code,
-        "created_at": container.created_at,
-        "started_at": container.started_at,
-        "finished_at": container.finished_at,
-    }
-
-
-def _image_values(image: Image | None) -> Mapping[str, Any] | None:
-    return dataclasses.asdict(image) if image is not None else None
-
-
-def _image(values: Mapping[str, Any] | None) -> Image | None:
-    if values is None:
-        return None
-    lists = {name: tuple(values[name]) for name in ("entrypoint", "command", "env")}
-    return Image(**{**values, **lists})
-
-
-def _container(row: Row[Any]) -> Container:
-    wanted = Wanted(
-        name=row.name,
-        image=row.image,
-        command=tuple(row.command),
-        env=row.env,
-        labels=row.labels,
-        cpu_cores=row.cpu_cores,
-        memory_mb=row.memory_mb,
-        disk_gb=row.disk_gb,
-        runtime=row.runtime,
-    )
-    return Container(
-        id=row.id,
-        node_name=row.node_name,
-        user_id=row.user_id,
-        ctid=row.number,
-        wanted=wanted,
-        image=_image(row.resolved_image),
-        id_base=row.id_base,
-        ip_address=row.ip_address,
-        state=State(row.state),
-        desired=Desired(row.desired),
-        state_reason=row.state_reason,
-        exit_code=row.exit_code,
-        created_at=row.created_at,
-        started_at=row.started_at,
-        finished_at=row.finished_at,
-    )
+def _taken(name: str) -> Conflict:
+    return Conflict(f"you have a container named {name} already")

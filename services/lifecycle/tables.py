@@ -1,6 +1,19 @@
 """The tables lifecycle owns. A row belongs to its node: only that node's service changes it."""
 
-from sqlalchemy import JSON, BigInteger, Column, Index, Integer, MetaData, Table, Text, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    false,
+)
 
 from services.common.columns import UtcDateTime
 from services.common.outbox import outbox_table
@@ -33,8 +46,19 @@ containers = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("started_at", UtcDateTime),
     Column("finished_at", UtcDateTime),
+    Column("restart_policy", Text, nullable=False, server_default="no"),
+    Column("restart_count", Integer, nullable=False, server_default="0"),
+    Column("restart_delay_ms", Integer, nullable=False, server_default="0"),
+    Column("restart_at", UtcDateTime),
+    Column("auto_stop_s", Integer),
+    # Seconds since the machine's boot; of the run that goes on.
+    Column("idle_since", Double),
+    Column("expires_at", UtcDateTime),
+    Column("is_expiry_told", Boolean, nullable=False, server_default=false()),
     UniqueConstraint("user_id", "name", name="containers_user_id_name"),
     UniqueConstraint("node_name", "number", name="containers_node_name_number"),
+    Index("containers_auto_stop_s", "auto_stop_s"),
+    Index("containers_expires_at", "expires_at"),
 )
 
 # A create that is repeated after its container was deleted must not make a second one.

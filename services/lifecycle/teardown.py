@@ -1,5 +1,7 @@
 """Stops every container of the node while the service is down: `python -m services.lifecycle.teardown [--purge]`.
 
+Those that shall always run are started again when it comes up.
+
 containerd must be up. `--purge` also deletes the containers with their disks, the network and the control
 groups; the folders are the caller's to remove.
 """
@@ -15,12 +17,13 @@ from services.common.database import Database
 from services.common.errors import HzelError
 from services.common.outbox import Outbox
 from services.common.settings import Settings
+from services.lifecycle import reasons
 from services.lifecycle.node import build_node, choose_numbering
 from services.lifecycle.runner import Runner
-from services.lifecycle.state import Desired, State
 from services.lifecycle.store import Store
 from services.lifecycle.tables import outbox as outbox_table
 from services.lifecycle.transitions import STOP_TIMEOUT_S, Transitions
+from services.lifecycle.waits import Waits
 from services.lifecycle.watch import Watches
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -42,9 +45,13 @@ async def main(settings: Settings, purge: bool) -> int:
             await connection.wait_until_ready()
         await connection.ensure_namespace()
         node = build_node(settings, connection, numbering.subnet)
+        await stack.enter_async_context(node.logs.running())
         runner = Runner(node)
         watches = Watches(node.tasks)
-        transitions = Transitions(store, runner, node.tasks, node.cgroups, watches, settings.start_timeout_s)
+        waits = Waits()
+        # Nobody is started any more: what waits for it does so in its row.
+        waits.close()
+        transitions = Transitions(store, runner, node.tasks, node.cgroups, watches, waits, settings.start_timeout_s)
         free = asyncio.Semaphore(AT_A_TIME)
 
         async def end(container_id: str) -> bool:
@@ -54,10 +61,10 @@ async def main(settings: Settings, purge: bool) -> int:
                     if purge:
                         await transitions.delete(container)
                         return True
-                    stopped = await transitions.stop(container, STOP_TIMEOUT_S)
+                    stopped = await transitions.stop_with_node(container, STOP_TIMEOUT_S)
                 except HzelError:
                     return False
-                return stopped.state is not State.FAILED or stopped.desired is not Desired.STOPPED
+                return stopped.state_reason != reasons.STOP_UNCONFIRMED
 
         results = await asyncio.gather(*(end(row.id) for row in await store.all()))
         if purge:

@@ -52,8 +52,11 @@ def the_entry(admin: Client, **query: str) -> dict[str, Any]:
 def test_the_life_of_a_container_is_recorded(admin: Client, user: Client) -> None:
     name = new_name()
     record = user.create(name, env={"PASSWORD": "env-s3cret"})
-    for action in ("stop", "start", "restart"):
+    for action in ("stop", "start", "restart", "pause", "resume"):
         user.act(record["id"], action)
+    changes = {"labels": {"a": "label"}, "name": f"{name}-2"}
+    patched = user.http.patch(f"/api/v1/containers/{record['id']}", json=changes)
+    assert patched.status_code == 200
     user.delete(record["id"])
     assert user.http.post(f"/api/v1/containers/{record['id']}/start").status_code == 404
     found = entries(admin, container_id=record["id"])
@@ -62,6 +65,9 @@ def test_the_life_of_a_container_is_recorded(admin: Client, user: Client) -> Non
         ("container.stop", "success"),
         ("container.start", "success"),
         ("container.restart", "success"),
+        ("container.pause", "success"),
+        ("container.resume", "success"),
+        ("container.update", "success"),
         ("container.delete", "success"),
         ("container.start", "failure"),
     ]
@@ -69,6 +75,8 @@ def test_the_life_of_a_container_is_recorded(admin: Client, user: Client) -> Non
     made = found[-1]["metadata"]
     assert (made["name"], made["memory_mb"], made["address"]) == (name, 64, "127.0.0.1")
     assert found[0]["metadata"]["code"] == "CONTAINER_NOT_FOUND"
+    changed = found[2]["metadata"]
+    assert (changed["fields"], changed["name"]) == ("labels, name", f"{name}-2")
 
 
 def test_a_container_that_does_not_start_is_a_failure(admin: Client, user: Client) -> None:

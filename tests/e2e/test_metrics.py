@@ -282,6 +282,22 @@ def test_prometheus_is_told_of_containers_node_and_services(stack: Stack, admin:
     assert {"lifecycle", "metrics", "gateway", "containerd", "nats"} <= services
 
 
+def test_calls_that_a_stream_answers_are_counted_when_they_end(admin: Client, user: Client) -> None:
+    def downloads() -> float:
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(admin.http.get("/metrics").text)
+            for sample in family.samples
+            if sample.name == "hzel_rpc_calls_total" and sample.labels["method"] == "ReadOutput"
+        )
+
+    with user.container() as record:
+        command = user.run(record["id"], "echo x")
+        before = downloads()
+        assert user.http.get(f"/api/v1/commands/{command['id']}/output?stream=stdout").content == b"x\n"
+        eventually(lambda: downloads() > before)
+
+
 def test_sampling_outlives_lifecycle_and_containerd(own_stack: Stack) -> None:
     admin = own_stack.client()
     record = admin.create(command=BUSY)

@@ -19,6 +19,7 @@ START_TIMEOUT_S = 45.0
 # A short deadline here leaves shims behind: containerd goes on deleting, nobody hears of its end.
 DELETE_TIMEOUT_S = 60.0
 KILL_TIMEOUT_S = 30.0
+FREEZE_TIMEOUT_S = 30.0
 
 
 class TaskStatus(Enum):
@@ -36,6 +37,14 @@ _STATUS = {
     task_pb2.PAUSED: TaskStatus.PAUSED,
     task_pb2.PAUSING: TaskStatus.PAUSED,
 }
+
+
+@dataclass(frozen=True)
+class Output:
+    """FIFOs for what a task's process writes; its stdin is /dev/null."""
+
+    stdout: Path
+    stderr: Path
 
 
 @dataclass(frozen=True)
@@ -60,10 +69,20 @@ class Tasks:
         self._stub = tasks_pb2_grpc.TasksStub(connection.channel)
         self._runtime_root = runtime_root
 
-    async def create(self, container_id: str, runtime: str) -> int:
-        """Makes the task with its root filesystem already mounted, nothing started yet; returns PID 1's pid."""
-        options = Options(binary_name=runtime, root=str(self._runtime_root))
-        request = tasks_pb2.CreateTaskRequest(container_id=container_id, options=pack(options))
+    async def create(self, container_id: str, runtime: str, output: Output, owner: tuple[int, int]) -> int:
+        """Makes the task with its root filesystem already mounted, nothing started yet; returns PID 1's pid.
+
+        The FIFOs must have readers, or this blocks. `owner` (host's uid and gid) is whose the process's end of the
+        output is: whoever else can't open it as /dev/stdout.
+        """
+        uid, gid = owner
+        options = Options(binary_name=runtime, root=str(self._runtime_root), io_uid=uid, io_gid=gid)
+        request = tasks_pb2.CreateTaskRequest(
+            container_id=container_id,
+            stdout=str(output.stdout),
+            stderr=str(output.stderr),
+            options=pack(options),
+        )
         reply = await self._call("create task", container_id, self._stub.Create, request, START_TIMEOUT_S)
         return int(reply.pid)
 
@@ -98,6 +117,16 @@ class Tasks:
             await self._call("kill task", container_id, self._stub.Kill, request, KILL_TIMEOUT_S)
         except ContainerdNotFound:
             return
+
+    async def pause(self, container_id: str) -> None:
+        """Freezes every process of the task; answers when they are. One that is paused already is an error."""
+        request = tasks_pb2.PauseTaskRequest(container_id=container_id)
+        await self._call("pause task", container_id, self._stub.Pause, request, FREEZE_TIMEOUT_S)
+
+    async def resume(self, container_id: str) -> None:
+        """Lets them go on. One that runs is an error."""
+        request = tasks_pb2.ResumeTaskRequest(container_id=container_id)
+        await self._call("resume task", container_id, self._stub.Resume, request, FREEZE_TIMEOUT_S)
 
     async def delete(self, container_id: str) -> TaskExit | None:
         """Forgets an ended task and ends its shim; None if there is none."""

@@ -1,4 +1,4 @@
-"""Containers: create, list, look at, start, stop, restart, delete."""
+"""Containers: create, list, look at, change, start, stop, restart, pause, resume, delete."""
 
 import json
 import re
@@ -32,6 +32,7 @@ from services.gateway.schemas import (
     Envelope,
     StartContainer,
     StopContainer,
+    UpdateContainer,
 )
 
 router = APIRouter(prefix="/api/v1/containers", route_class=ApiRoute, tags=["containers"], responses=COMMON_RESPONSES)
@@ -105,7 +106,7 @@ async def get_container(parts: TheParts, caller: KnownCaller, container_id: Cont
 async def start_container(
     parts: TheParts, caller: KnownCaller, container_id: ContainerId, body: StartContainer | None = None
 ) -> Envelope[ContainerRecord]:
-    """Starts a stopped or failed container; one that runs is returned as it is."""
+    """Starts a stopped or failed container; one that runs is returned as it is, a paused one is refused (409)."""
     return _record(await parts.containers.start(caller, container_id))
 
 
@@ -123,6 +124,30 @@ async def restart_container(
 ) -> Envelope[ContainerRecord]:
     """Stops the container if it runs, and starts it."""
     return _record(await parts.containers.restart(caller, container_id, body or StopContainer()))
+
+
+@router.post("/{container_id}/pause", responses=OF_A_CHANGE)
+async def pause_container(
+    parts: TheParts, caller: KnownCaller, container_id: ContainerId, body: StartContainer | None = None
+) -> Envelope[ContainerRecord]:
+    """Freezes every process of a running container, which keeps its memory; one that is paused is returned as it is."""
+    return _record(await parts.containers.pause(caller, container_id))
+
+
+@router.post("/{container_id}/resume", responses=OF_A_CHANGE)
+async def resume_container(
+    parts: TheParts, caller: KnownCaller, container_id: ContainerId, body: StartContainer | None = None
+) -> Envelope[ContainerRecord]:
+    """Lets a paused container go on; one that runs is returned as it is."""
+    return _record(await parts.containers.resume(caller, container_id))
+
+
+@router.patch("/{container_id}", responses=OF_A_CHANGE)
+async def update_container(
+    parts: TheParts, caller: KnownCaller, container_id: ContainerId, body: UpdateContainer
+) -> Envelope[ContainerRecord]:
+    """Changes a container while it is what it is: no restart."""
+    return _record(await parts.containers.update(caller, container_id, body))
 
 
 @router.delete("/{container_id}", status_code=204, responses=described(Forbidden, ContainerNotFound, Conflict))

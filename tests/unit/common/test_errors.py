@@ -32,6 +32,7 @@ STATUSES = {
     "INTERNAL_ERROR": 500,
     "NOT_IMPLEMENTED": 501,
     "UNAVAILABLE": 503,
+    "SLOW_READER": 503,
     "TIMEOUT": 504,
 }
 Serve = Callable[[Callable[[], Any]], Awaitable[grpc.aio.Channel]]
@@ -50,7 +51,7 @@ def test_every_code_is_in_the_drawing_of_the_tree() -> None:
 
 def test_what_says_try_again_says_when() -> None:
     later = {code for code, kind in BY_CODE.items() if kind.retry_after_s is not None}
-    assert later == {"RATE_LIMITED", "UNAVAILABLE"}
+    assert later == {"RATE_LIMITED", "UNAVAILABLE", "SLOW_READER"}
 
 
 def test_an_unknown_code_tells_nothing() -> None:

@@ -28,6 +28,13 @@ def test_the_end_of_a_container_is_an_event_of_its_own() -> None:
     assert json.loads(event.body)["type"] == "container.deleted"
 
 
+def test_what_is_no_change_of_state_is_an_event_of_its_own_kind() -> None:
+    for what in ("updated", "expiring"):
+        event = container_event("c-1", what, "node-a", {})
+        assert event.subject == f"hzel.container.c-1.{what}"
+        assert json.loads(event.body)["type"] == f"container.{what}"
+
+
 def test_a_command_event_names_command_and_container() -> None:
     event = command_event("m-1", "c-1", "succeeded", "node-a", {"exit_code": 0})
     assert event.subject == "hzel.command.m-1.succeeded"

@@ -17,9 +17,12 @@ from services.gateway.authentication import Authentication
 from services.gateway.clients import LifecycleClient
 from services.gateway.commands import Commands
 from services.gateway.containers import Containers
+from services.gateway.events import Events
 from services.gateway.exec_client import ExecClient
 from services.gateway.health import Readiness
 from services.gateway.idempotency import Idempotency
+from services.gateway.log_client import LogClient
+from services.gateway.logs import Logs
 from services.gateway.metrics import Metrics
 from services.gateway.metrics_client import MetricsClient
 from services.gateway.parts import Parts
@@ -77,7 +80,9 @@ async def parts(database: Database, tmp_path: Path) -> AsyncIterator[Parts]:
             containers=containers,
             commands=Commands(ExecClient(channel), containers, idempotency),
             terminals=Terminals(TerminalClient(channel), containers, 1024**2),
+            logs=Logs(LogClient(channel), containers, authentication, 10, 10),
             metrics=Metrics(metrics, containers),
+            events=Events(NO_NATS, lifecycle, authentication, 10, 10),
             scrape=Scrape(authentication, SCRAPE_TOKEN, lifecycle, metrics, figures, traffic),
             readiness=Readiness(database, lifecycle, NO_NATS, {"metrics": Probe(channel).check}),
             traffic=traffic,

@@ -7,10 +7,10 @@ import pytest
 from pydantic import ValidationError
 
 from services.common.errors import ValidationFailed
-from services.gateway.clients import Node
+from services.gateway.clients import Node, Update
 from services.gateway.containers import check_limits
 from services.gateway.errors import MAX_DETAILS, validation_failed
-from services.gateway.schemas import CreateContainer, CreateToken, StopContainer
+from services.gateway.schemas import CreateContainer, CreateToken, StopContainer, UpdateContainer
 
 NODE = Node("n1", max_cpu_cores=2, max_memory_mb=4096, max_disk_gb=256, runtimes=("crun",), containerd_ready=True)
 
@@ -62,7 +62,10 @@ def test_anything_else_is_no_host_name(hostname: object) -> None:
         ("env", {f"A{index}": "" for index in range(129)}), ("env", {"A": "x" * (64 * 1024)}), ("env", {"A=B": ""}),
         ("labels", {"": "x"}), ("labels", {"a" * 64: "x"}), ("labels", {"a b": "x"}), ("labels", {"a": "x" * 256}),
         ("labels", {f"a{index}": "" for index in range(65)}), ("labels", {"a": 1}), ("labels", {"-a": "x"}),
-        ("runtime", "kata"), ("runtime", 1), ("restart_policy", None), ("auto_stop_s", 0), ("ttl_s", "1"),
+        ("runtime", "kata"), ("runtime", 1), ("restart_policy", None),
+        ("restart_policy", "never"), ("restart_policy", "always:3"), ("restart_policy", "on-failure:"),
+        ("restart_policy", "on-failure:0"), ("restart_policy", "no\n"), ("restart_policy", "on-failure:1000000"),
+        ("auto_stop_s", 0), ("ttl_s", "1"),
         ("networks", "x"), ("unknown", 1), ("ctid", 1),
     ],
 )  # fmt: skip
@@ -95,7 +98,7 @@ def test_sizes_are_counted_in_bytes_at_their_limits() -> None:
 
 def test_fields_of_later_versions_are_told_apart_from_unknown_ones() -> None:
     assert CreateContainer.model_validate({"hostname": "a", "restart_policy": "no"}).unbuilt_fields() == []
-    asked = {"restart_policy": "always", "auto_stop_s": 60, "ttl_s": 60, "networks": ["n"]}
+    asked = {"networks": ["n"]}
     assert CreateContainer.model_validate({"hostname": "a", **asked}).unbuilt_fields() == list(asked)
 
 
@@ -139,3 +142,30 @@ def test_a_token_expires_at_a_time_with_a_zone_in_the_future() -> None:
 def test_anything_else_is_no_time_to_expire(value: object) -> None:
     with pytest.raises(ValidationError):
         CreateToken.model_validate({"name": "a", "expires_at": value})
+
+
+def blamed_update(body: Any) -> set[str]:
+    with pytest.raises(ValidationError) as refusal:
+        UpdateContainer.model_validate(body)
+    located = [{**one, "loc": ("body", *one["loc"])} for one in refusal.value.errors()]
+    return {detail.field.partition(".")[0] for detail in validation_failed(located).details}
+
+
+def test_a_change_leaves_what_it_does_not_mention() -> None:
+    assert UpdateContainer.model_validate({}).update() == Update()
+    assert UpdateContainer.model_validate({"name": "a"}).update() == Update(name="a")
+    assert UpdateContainer.model_validate({"labels": {}}).update() == Update(labels={})
+    assert UpdateContainer.model_validate({"ttl_s": 5, "auto_stop_s": None}).update() == Update(auto_stop_s=0, ttl_s=5)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", ""), ("name", None), ("name", "A"), ("name", "a.b"), ("labels", None), ("labels", {"a b": ""}),
+        ("labels", {f"a{index}": "" for index in range(65)}), ("cpu_cores", 2), ("memory_mb", 64), ("disk_gb", 2),
+        ("hostname", "a"), ("state", "running"), ("restart_policy", "always"),
+        ("auto_stop_s", 0), ("auto_stop_s", "1"), ("ttl_s", -1), ("ttl_s", 2**31), ("expires_at", None),
+    ],
+)  # fmt: skip
+def test_a_change_of_anything_else_is_refused(field: str, value: object) -> None:
+    assert blamed_update({field: value}) == {field}

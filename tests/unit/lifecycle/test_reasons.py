@@ -68,8 +68,16 @@ def test_neither_alone_is_a_memory_kill(status: int, kills: int) -> None:
 
 
 def test_the_other_reasons_have_the_same_form() -> None:
-    for reason in (reasons.OOM_KILLED, reasons.EXIT_UNKNOWN, reasons.NODE_RESTARTED, reasons.STOP_UNCONFIRMED):
+    known = (reasons.OOM_KILLED, reasons.EXIT_UNKNOWN, reasons.NODE_RESTARTED, reasons.NODE_STOPPED)
+    for reason in (*known, reasons.IDLE, reasons.EXPIRED, reasons.STOP_UNCONFIRMED):
         word(reason)
+
+
+def test_a_restart_says_how_often_and_after_what() -> None:
+    reason = reasons.of_restart(2, of_exit(3, 0))
+    assert word(reason) == "restarted"
+    assert "time 2" in reason
+    assert reason.endswith("after the main process ended with exit code 3")
 
 
 def test_every_word_is_explained_to_operators() -> None:

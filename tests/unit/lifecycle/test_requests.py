@@ -9,6 +9,7 @@ from hzel.lifecycle.v1 import lifecycle_pb2 as pb
 from services.common.errors import ContainerNotFound, ValidationFailed
 from services.common.settings import Settings
 from services.lifecycle import requests
+from services.lifecycle.container import Update
 from services.lifecycle.runtimes import installed_runtimes
 from services.lifecycle.state import State
 
@@ -44,6 +45,9 @@ def test_the_nodes_defaults_are_filled_in(settings: Settings) -> None:
     wanted = requests.wanted(spec(), settings)
     assert (wanted.image, wanted.runtime) == ("hzel/debian:12", settings.runtime)
     assert (wanted.command, wanted.env, wanted.labels) == ((), {}, {})
+    assert str(wanted.restart_policy) == "no"
+    assert wanted.auto_stop_s is None
+    assert requests.ttl(pb.CreateContainerRequest()) is None
 
 
 def test_what_is_asked_for_is_kept(settings: Settings) -> None:
@@ -102,6 +106,28 @@ def test_texts_have_no_nul_and_a_bound(settings: Settings, changes: dict[str, An
 @pytest.mark.parametrize("name", ["", "1A", "A-B", "A B", "A=B", "Ä"])
 def test_a_variables_name_is_one(settings: Settings, name: str) -> None:
     assert refused(settings, env={name: "x"}) == "env"
+
+
+def test_a_restart_policy_is_one(settings: Settings) -> None:
+    assert str(requests.wanted(spec(restart_policy="on-failure:3"), settings).restart_policy) == "on-failure:3"
+    assert refused(settings, restart_policy="sometimes") == "restart_policy"
+
+
+def test_an_update_changes_what_it_mentions() -> None:
+    assert requests.update(pb.UpdateContainerRequest(id=ID)) == Update()
+    given = pb.UpdateContainerRequest(id=ID, name="a", labels=pb.Labels(labels={"k": "v"}))
+    assert requests.update(given) == Update(name="a", labels={"k": "v"})
+    assert requests.update(pb.UpdateContainerRequest(id=ID, labels=pb.Labels())) == Update(labels={})
+    assert requests.update(pb.UpdateContainerRequest(id=ID, auto_stop_s=0, ttl_s=9)) == Update(auto_stop_s=0, ttl_s=9)
+    for changes in (
+        {"ttl_s": -1},
+        {"auto_stop_s": -1},
+        {"name": "A"},
+        {"name": ""},
+        {"labels": pb.Labels(labels={"a": "\0"})},
+    ):
+        with pytest.raises(ValidationFailed):
+            requests.update(pb.UpdateContainerRequest(id=ID, **changes))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("text", ["", "x", "../../etc", ID.upper(), f"{ID}\n"])

@@ -17,8 +17,9 @@ from services.common.database import Database
 from services.common.errors import Conflict, ContainerNotFound, Unavailable
 from services.common.ids import new_id
 from services.common.outbox import Outbox
-from services.lifecycle.container import Change, Container, Wanted
+from services.lifecycle.container import Change, Container, Update, Wanted
 from services.lifecycle.numbering import Numbering
+from services.lifecycle.restart_policy import RestartPolicy, Restarts
 from services.lifecycle.state import Desired, State, TransitionRefused
 from services.lifecycle.store import Store
 from services.lifecycle.tables import deleted_containers, outbox
@@ -188,6 +189,83 @@ async def test_a_change_that_the_table_refuses_writes_nothing(store: Store, data
         await store.change(made, Change(State.RUNNING))
     assert (await store.get(made.id)).state is State.STOPPED
     assert len(await events(database)) == 2
+
+
+async def test_an_update_changes_what_it_mentions_and_tells_of_it(store: Store, database: Database) -> None:
+    made = await added(store)
+    named = await store.update(made, Update(name="crate"))
+    assert named == dataclasses.replace(made, wanted=dataclasses.replace(made.wanted, name="crate"))
+    labelled = await store.update(named, Update(labels={"k": "v"}))
+    assert (labelled.wanted.name, labelled.wanted.labels) == ("crate", {"k": "v"})
+    assert await store.update(labelled, Update()) == labelled
+    found = await events(database)
+    assert [subject.rpartition(".")[2] for subject, _ in found] == ["provisioning", "updated", "updated"]
+    assert (found[1][1]["state"], found[1][1]["name"]) == ("provisioning", "crate")
+
+
+async def test_an_update_takes_no_name_that_another_of_its_owners_containers_has(store: Store) -> None:
+    numbering = numbers()
+    made, _ = await added(store, "box", numbering=numbering), await added(store, "crate", numbering=numbering)
+    await added(store, "chest", "bob", numbering)
+    with pytest.raises(Conflict, match="named crate already"):
+        await store.update(made, Update(name="crate"))
+    assert await store.get(made.id) == made
+    for name in ("box", "chest"):
+        assert (await store.update(made, Update(name=name))).wanted.name == name
+
+
+async def test_how_restarts_stand_is_kept_until_somebody_wants_something_else(store: Store) -> None:
+    made = await added(store, restart_policy=RestartPolicy.parse("on-failure:3"))
+    assert made.restarts == Restarts()
+    planned = made.restarts.planned(0, datetime.now(UTC))
+    waiting = await store.change(made, Change(State.STOPPED, "exited: so", exit_code=3, restarts=planned))
+    assert (waiting.desired, waiting.restarts, waiting.exit_code) == (Desired.RUNNING, planned, 3)
+    again = await store.change(waiting, Change(State.PROVISIONING, "restarted: so", restarts=planned.begun()))
+    assert await store.get(made.id) == again
+    assert (again.restarts, again.exit_code) == (Restarts(1, 100), 3)
+    running = await store.change(again, Change(State.RUNNING, again.state_reason))
+    assert running.restarts == Restarts(1, 100)
+    assert str(running.wanted.restart_policy) == "on-failure:3"
+    assert (await store.want(running, Desired.STOPPED)).restarts == Restarts()
+
+
+async def test_those_with_a_limit_are_found(store: Store) -> None:
+    numbering = numbers()
+    plain = await added(store, "plain", numbering=numbering)
+    idle = await added(store, "idle", numbering=numbering, auto_stop_s=5)
+    short = await store.add(new_id(), "ada", wanted("short"), IMAGE, numbering, 60)
+    assert short.expires_at == short.created_at + timedelta(seconds=60)
+    assert await store.limited() == [idle, short]
+    assert (await store.update(plain, Update(ttl_s=5))).expires_at is not None
+    await store.update(idle, Update(auto_stop_s=0))
+    await store.update(short, Update(ttl_s=0))
+    assert [one.id for one in await store.limited()] == [plain.id]
+
+
+async def test_since_when_it_is_idle_is_noted_unless_somebody_did_something(store: Store) -> None:
+    made = await store.change(await added(store, auto_stop_s=5), Change(State.RUNNING, started_at=datetime.now(UTC)))
+    await store.note_idle(made, 1234.567)
+    noted = await store.get(made.id)
+    assert noted == dataclasses.replace(made, idle_since=1234.567)
+    await store.note_idle(made, 1.0)
+    assert await store.get(made.id) == noted, "that was said of a row that is another by now"
+    await store.note_idle(noted, None)
+    assert await store.get(made.id) == made
+    await store.note_idle(made, 2.0)
+    assert (await store.update(noted, Update(auto_stop_s=9))).idle_since is None
+    await store.note_idle(made, 3.0)
+    assert (await store.change(made, Change(State.PAUSED))).idle_since is None
+
+
+async def test_that_the_end_is_near_is_told_once_for_each_end(store: Store, database: Database) -> None:
+    made = await store.add(new_id(), "ada", wanted(), IMAGE, numbers(), 60)
+    told = await store.tell_expiry(made)
+    assert told == dataclasses.replace(made, is_expiry_told=True)
+    subject, data = (await events(database))[-1]
+    assert subject == f"hzel.container.{made.id}.expiring"
+    assert datetime.fromisoformat(data["expires_at"]) == made.expires_at
+    assert data["state"] == "provisioning"
+    assert not (await store.update(told, Update(ttl_s=120))).is_expiry_told
 
 
 async def test_what_is_wanted_is_written_without_an_event(store: Store, database: Database) -> None:
