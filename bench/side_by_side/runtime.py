@@ -23,7 +23,7 @@ from services.common.containerd.connection import Connection
 from services.common.containerd.containers import ContainerRecord, Containers
 from services.common.containerd.errors import ContainerdError
 from services.common.containerd.processes import Processes, Streams
-from services.common.containerd.tasks import Tasks
+from services.common.containerd.tasks import Output, Tasks
 from tests.stack import Stack
 
 NAMESPACE = "side-by-side"
@@ -48,7 +48,8 @@ class Runtime:
         self._present.add(container_id)
         linux = self._spec["linux"] | {"cgroupsPath": f"/{CGROUP}/{container_id}"}
         await self._containers.put(ContainerRecord(container_id, "", "", {**self._spec, "linux": linux}, {}))
-        await self._tasks.create(container_id, "crun")
+        # What is no FIFO is opened as a file.
+        await self._tasks.create(container_id, "crun", Output(Path("/dev/null"), Path("/dev/null")), (0, 0))
         await self._tasks.start(container_id)
         return container_id
 
