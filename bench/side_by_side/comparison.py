@@ -1,6 +1,7 @@
 """What is done in turn by hzel, by Docker, and by the parts alone."""
 
 import asyncio
+import statistics
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
@@ -64,6 +65,8 @@ class Comparison:
             PARTS: partial(self._runtime_command, kept[PARTS]),
         }
         await self.samples.alternate(COMMANDS, WARM_UP, one)
+        row: dict[str, Step] = {name: partial(_row_of_commands, step) for name, step in one.items()}
+        await self.samples.alternate(MANY_ROUNDS, 1, row)
         many: dict[str, Step] = {name: partial(_many_commands, step) for name, step in one.items()}
         await self.samples.alternate(MANY_ROUNDS, 1, many)
         await self._delete_each(kept)
@@ -146,6 +149,12 @@ async def _life(side: Contender, kept: str) -> Mapping[str, float]:
 
 async def _command(side: Contender, container_id: str) -> Mapping[str, float]:
     return {"command": await milliseconds(side.command(container_id))}
+
+
+async def _row_of_commands(one: Step) -> Mapping[str, float]:
+    """Each is begun when the one before is over."""
+    taken = [(await one())["command"] for _ in range(COMMANDS)]
+    return {"command_row": statistics.median(taken)}
 
 
 async def _many_commands(one: Step) -> Mapping[str, float]:
