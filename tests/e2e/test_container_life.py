@@ -31,11 +31,10 @@ def traces(stack: Stack, container_id: str) -> list[str]:
     listings = {
         "mount": stack.on_node("cat", "/proc/self/mountinfo"),
         "loop device": stack.on_node("losetup", "--list", "--noheadings", "--output", "BACK-FILE"),
-        "cgroup": stack.on_node(
-            "find", "/sys/fs/cgroup", "-ignore_readdir_race", "-maxdepth", "4", "-name", container_id
-        ),
+        # Other containers' folders vanish while it looks, which it calls an error.
+        "cgroup": stack.on_node("sh", "-c", f"find /sys/fs/cgroup -maxdepth 4 -name {container_id} 2>/dev/null; true"),
         "file": stack.on_node(
-            "find", str(stack.state_dir), str(stack.run_dir), "-ignore_readdir_race", "-name", f"*{container_id}*"
+            "sh", "-c", f"find {stack.state_dir} {stack.run_dir} -name '*{container_id}*' 2>/dev/null; true"
         ),
         "record": stack.on_node(
             "ctr",
