@@ -47,5 +47,5 @@ def configure(service: str, log_format: Literal["json", "console"], level: str) 
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     # uvicorn would write down paths and queries of WebSockets, and tokens with them.
-    for chatty in ("aiosqlite", "alembic", "pyroute2", "httpx", "asyncio", "grpc", "uvicorn"):
+    for chatty in ("alembic", "httpx", "asyncio", "grpc", "uvicorn"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))

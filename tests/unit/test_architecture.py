@@ -14,7 +14,7 @@ TABLES = {f"services.{service}.tables" for service in SERVICES}
 # What reaches out of the process: files, sockets, clocks, other programs.
 IO_LIBRARIES = set(
     """
-    aiosqlite alembic asyncio asyncpg concurrent ctypes fastapi fcntl grpc http httpx io multiprocessing nats os psutil
+    alembic asyncio asyncpg concurrent ctypes fastapi fcntl grpc http httpx io multiprocessing nats os psutil
     pydantic_settings random requests secrets select selectors shutil signal socket sqlalchemy starlette subprocess
     tempfile threading time urllib.request uvicorn uvloop websockets
     """.split()
